@@ -1,0 +1,1 @@
+"""Records, the tf.data pipeline and augmentation; knows no method."""

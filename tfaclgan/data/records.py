@@ -1,0 +1,217 @@
+"""The TFRecord schema and `dataset.json`, shared by data_tools and the pipeline.
+
+A data folder NAME/ holds
+
+    dataset.json                          the manifest (no times, no machine: equal input, equal bytes)
+    trainA-00000-of-00002.tfrecord ...    shards of the splits trainA, trainB, testA, testB
+    trainA.index.npy                      int64 [count, 3]: shard number, byte offset, byte length of
+                                          each record's payload, so that any record is one read away
+
+One record is a tf.train.Example:
+
+    image/encoded   bytes  JPEG or PNG, at load size
+    image/format    bytes  b"jpeg" | b"png"
+    image/key       bytes  UTF-8 name relative to the source, unique in the split
+    image/height, image/width, image/channels   int64
+    image/label     int64  class number, -1 where there is none
+    target/encoded  bytes  the exact translation of the image (paired ground truth), or b""
+    mask/encoded    bytes  PNG, one channel, 255 = foreground (what a method may change), or b""
+    label_map/encoded  bytes  PNG, one channel, class numbers, or b""
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from typing import Any
+
+from tfaclgan.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "dataset.json"
+SPLITS = ("trainA", "trainB", "testA", "testB")
+BYTES_FEATURES = ("image/encoded", "image/format", "image/key", "target/encoded", "mask/encoded", "label_map/encoded")
+INT_FEATURES = ("image/height", "image/width", "image/channels", "image/label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with what belongs to it; the fields of a TFRecord (module docstring)."""
+
+    image: bytes
+    format: str
+    key: str
+    height: int
+    width: int
+    channels: int
+    label: int = -1
+    target: bytes = b""
+    mask: bytes = b""
+    label_map: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard file: name relative to the folder, records, bytes, SHA-256 in hex."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a data folder; sides in pixels over all its records."""
+
+    name: str
+    count: int
+    shards: tuple[Shard, ...]
+    index: str
+    index_sha256: str
+    min_height: int
+    max_height: int
+    min_width: int
+    max_width: int
+    has_target: bool = False
+    has_mask: bool = False
+    has_label_map: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """`dataset.json`, read and checked.
+
+    region: {"feature": "label_map", "classes": [ids], "name": str} names the part of a test image
+        in which evaluation reports its own error (the glasses of the avatars), or None.
+    """
+
+    folder: str
+    name: str
+    channels: int
+    load_size: int
+    format: str
+    splits: dict[str, Split]
+    source: dict[str, Any]
+    options: dict[str, Any]
+    label_names: tuple[str, ...] = ()
+    region: dict[str, Any] | None = None
+
+    def path(self, file: str) -> str:
+        return os.path.join(self.folder, file)
+
+    def split(self, name: str) -> Split:
+        """The split, or a UserError that names the ones there are."""
+        if name not in self.splits or self.splits[name].count == 0:
+            there = ", ".join(s for s in self.splits if self.splits[s].count) or "none"
+            raise UserError(
+                f"{self.path(MANIFEST_NAME)}: split {name} is missing or empty (there: {there}); "
+                "make the data again with data_tools/make_tfrecords.py"
+            )
+        return self.splits[name]
+
+
+def serialize(record: Record) -> bytes:
+    """The record as a serialized tf.train.Example, deterministically (features sorted by name)."""
+    import tensorflow as tf
+
+    values: dict[str, Any] = {
+        "image/encoded": record.image,
+        "image/format": record.format.encode(),
+        "image/key": record.key.encode("utf-8", "surrogateescape"),
+        "target/encoded": record.target,
+        "mask/encoded": record.mask,
+        "label_map/encoded": record.label_map,
+        "image/height": record.height,
+        "image/width": record.width,
+        "image/channels": record.channels,
+        "image/label": record.label,
+    }
+    example = tf.train.Example()
+    for name in sorted(values):
+        value = values[name]
+        if isinstance(value, bytes):
+            example.features.feature[name].bytes_list.value.append(value)
+        else:
+            example.features.feature[name].int64_list.value.append(value)
+    return example.SerializeToString(deterministic=True)
+
+
+def parse(serialized: Any) -> dict[str, Any]:
+    """A serialized record (scalar string tensor) as {feature: scalar tensor}, for use in tf.data."""
+    import tensorflow as tf
+
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in BYTES_FEATURES}
+    features.update({name: tf.io.FixedLenFeature([], tf.int64) for name in INT_FEATURES})
+    return tf.io.parse_single_example(serialized, features)
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """`dataset.json`'s text; equal manifests give equal bytes."""
+    content = dataclasses.asdict(manifest)
+    del content["folder"]
+    content["schema_version"] = SCHEMA_VERSION
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+def load_manifest(folder: str) -> Manifest:
+    """Reads and checks `folder`/dataset.json.
+
+    Counts and byte sizes of the shards are compared with the files; hashes are left to
+    data_tools/verify_tfrecords.py.
+
+    Raises:
+        UserError: no folder, no or broken manifest, another schema version, a missing shard or one
+            of another size.
+    """
+    from tensorflow.io import gfile
+
+    path = os.path.join(folder, MANIFEST_NAME)
+    make = "make the data with data_tools/make_tfrecords.py, or name another folder with --data_dir"
+    if not gfile.exists(path):
+        raise UserError(f"{path}: not found, so this is not a data folder; {make}")
+    try:
+        with gfile.GFile(path, "r") as file:
+            content = json.loads(file.read())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        version = content.pop("schema_version")
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: schema version {version}, but this tfaclgan reads version {SCHEMA_VERSION}; "
+                + ("install a newer tfaclgan" if isinstance(version, int) and version > SCHEMA_VERSION else make)
+            )
+        splits = {}
+        for name, split in content.pop("splits").items():
+            shards = tuple(Shard(**shard) for shard in split.pop("shards"))
+            splits[name] = Split(shards=shards, **split)
+        content["label_names"] = tuple(content.get("label_names", ()))
+        manifest = Manifest(folder=folder, splits=splits, **content)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a manifest ({error}); {make}") from error
+    for split in manifest.splits.values():
+        _check_split(manifest, split, make)
+    return manifest
+
+
+def _check_split(manifest: Manifest, split: Split, make: str) -> None:
+    from tensorflow.io import gfile
+
+    if sum(shard.records for shard in split.shards) != split.count:
+        raise UserError(
+            f"{manifest.path(MANIFEST_NAME)}: split {split.name} says {split.count} records but its shards "
+            f"add up to {sum(shard.records for shard in split.shards)}; {make}"
+        )
+    for shard in split.shards:
+        path = manifest.path(shard.file)
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", shard.file) or not gfile.exists(path):
+            raise UserError(f"{path}: shard named in {MANIFEST_NAME} is missing; {make}")
+        size = gfile.stat(path).length
+        if size != shard.bytes:
+            raise UserError(f"{path}: {size} bytes, but {MANIFEST_NAME} says {shard.bytes}; {make}")
+    if split.count and not gfile.exists(manifest.path(split.index)):
+        raise UserError(f"{manifest.path(split.index)}: index named in {MANIFEST_NAME} is missing; {make}")

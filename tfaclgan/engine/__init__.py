@@ -1,0 +1,1 @@
+"""How a phase's gradient is taken and applied on a framework."""

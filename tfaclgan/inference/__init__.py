@@ -1,0 +1,1 @@
+"""Using a trained run: translation of arrays, files and folders."""

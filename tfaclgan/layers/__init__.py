@@ -1,0 +1,1 @@
+"""Layers that more than one network family uses; keras and keras.ops only."""

@@ -1,0 +1,192 @@
+"""What a method is: data plus pure functions.
+
+A method file gives a frozen `Config` (the paper's defaults), builds its networks, and writes one
+loss function a phase. It holds no optimiser, strategy, summary or step counter: those belong to
+`engine/` and `training/`. Nothing here imports Keras or TensorFlow, so flags can be made from the
+configs of all methods in a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from tfaclgan.errors import UserError
+
+Tensor = Any  # a tensor of the running Keras backend
+Networks = Mapping[str, Any]  # {name: keras.Model}
+Batch = Mapping[str, Tensor]  # "a", "b": float images [b, h, w, c] in [-1, 1]; more keys if the data has them
+ImageShape = tuple[int, int, int]  # height, width, channels
+
+
+class Loss(NamedTuple):
+    """What a phase's loss function returns.
+
+    terms: ordered {name: weighted scalar}, each a mean over the replica's images; their sum is
+        minimised. The engine divides by the number of replicas.
+    watch: {name: scalar} logged beside the terms and never differentiated.
+    """
+
+    terms: dict[str, Tensor]
+    watch: dict[str, Tensor] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
+
+
+class Context(Protocol):
+    """What a loss may know besides weights and images; made by the engine.
+
+    Draws are functions of (run seed, step, name, global sample): the same for one replica and for
+    many, different on every replica. `shape[0]` is the replica's batch.
+    """
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
+    def replica_mean(self, value: Tensor) -> Tensor:
+        """The mean of `value` over all replicas, differentiable.
+
+        Allowed only in phases that declare `cross_replica=True`.
+        """
+        ...
+
+
+LossFunction = Callable[[Networks, Batch, Context, Any], Loss]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One optimiser's turn.
+
+    name: of the phase and of its optimiser in logs and checkpoints.
+    networks: whose trainable weights it updates.
+    loss: `loss(networks, batch, context, config) -> Loss`.
+    every: due at steps 0, every, 2*every ... (ACL-GAN's generators: 2; lazy R1: 16).
+    cross_replica: the loss calls `context.replica_mean`.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    loss: LossFunction
+    every: int = 1
+    cross_replica: bool = False
+
+
+class Translation(NamedTuple):
+    """A translated batch: image [b, h, w, c] in [-1, 1]; mask [b, h, w, 1] in [0, 1] and raw
+    (the generator's colours before blending, [-1, 1]) or None where the method has none."""
+
+    image: Tensor
+    mask: Tensor | None = None
+    raw: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The paper's training settings; each is the default of the shared flag of the same name."""
+
+    steps: int  # data iterations
+    batch_size: int  # global, images per domain
+    image_size: int  # pixels, side of the training crop
+    load_size: int  # pixels, shorter side before cropping
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0  # coupled L2: weight_decay * w is added to the gradient
+    lr_decay_steps: int = 0  # data iterations between halvings (0: constant)
+    lr_decay_factor: float = 0.5
+    ema_decay: float = 0.0  # per step; 0: no moving average
+    augment: str = "flip,crop"  # a preset or a list, see data/augment.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A registered method.
+
+    networks(config, image_shape) -> {name: keras.Model}: all variables exist on return; names of
+        layers are given, so that weights have the same path in every process.
+    phases(config) -> tuple[Phase, ...], in the order they run.
+    translate(networks, images, style, direction, config) -> Translation; images float [-1, 1];
+        style [b, style_dim] or None for methods without style.
+    encode_style(networks, images, direction, config) -> [b, style_dim]: the style of reference
+        images of the *target* domain of `direction`.
+    style_dim(config): 0 where the method has no style.
+    directions(config): those that were trained, e.g. ("a2b",).
+    size_multiple / minimum_size (config) -> int: pixels; sides the networks accept.
+    ema_networks: names of the networks worth averaging (the generators).
+    check(config, image_shape): raises UserError for settings that cannot work together.
+    """
+
+    name: str
+    title: str
+    paper: str
+    config: type
+    recipe: Recipe
+    networks: Callable[[Any, ImageShape], dict[str, Any]]
+    phases: Callable[[Any], tuple[Phase, ...]]
+    translate: Callable[..., Translation]
+    ema_networks: tuple[str, ...]
+    directions: Callable[[Any], tuple[str, ...]]
+    size_multiple: Callable[[Any], int]
+    minimum_size: Callable[[Any], int]
+    style_dim: Callable[[Any], int] = lambda config: 0
+    encode_style: Callable[..., Tensor] | None = None
+    check: Callable[[Any, ImageShape], None] = lambda config, image_shape: None
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    networks: bool = False,
+) -> Any:
+    """A `Config` field that becomes the flag `--METHOD.FIELD`.
+
+    Args:
+        default: the paper's value; its type (bool, int, float, str) is the flag's type.
+        help: one sentence with unit and place in the paper.
+        choices: allowed strings.
+        minimum, maximum: inclusive bounds for numbers.
+        networks: True if changing it changes weights' shapes or what the weights mean, so that a
+            run directory made with another value must be refused.
+    """
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "networks": networks}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_REGISTRY: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Adds a method to the registry; called once at the end of each method file."""
+    if method.name in _REGISTRY and _REGISTRY[method.name] is not method:
+        raise ValueError(f"two methods are called {method.name!r}")
+    _REGISTRY[method.name] = method
+    return method
+
+
+def names() -> list[str]:
+    """Registered method names, sorted."""
+    _load_all()
+    return sorted(_REGISTRY)
+
+
+def get(name: str) -> Method:
+    """The method called `name`; UserError with the known names otherwise."""
+    _load_all()
+    if name not in _REGISTRY:
+        raise UserError(f"--method={name}: unknown method; choose one of {', '.join(sorted(_REGISTRY))}")
+    return _REGISTRY[name]
+
+
+def _load_all() -> None:
+    import importlib
+    import pkgutil
+
+    import tfaclgan.methods as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name != "base":
+            importlib.import_module(f"{package.__name__}.{module.name}")

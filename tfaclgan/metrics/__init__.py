@@ -1,0 +1,1 @@
+"""Features, distances and the protocol of a result; knows no method."""

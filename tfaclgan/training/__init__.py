@@ -1,0 +1,1 @@
+"""The outer loop: steps, files, schedules, checkpoints, logs and samples."""
