@@ -1,0 +1,94 @@
+"""The papers' Adam: L2 added to the gradient, epsilon beside the corrected root.
+
+Keras' own Adam differs twice from the one the originals were trained with: its `weight_decay` is
+decoupled (AdamW), and its epsilon stands beside the uncorrected root, a factor sqrt(1 - beta_2^t).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("tfaclgan")
+class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """`initial * factor ** (data_iteration // decay_steps)`, counted in data iterations.
+
+    A phase that is due every n-th data iteration has made `iterations` updates after
+    `iterations * n` data iterations; the originals step their schedule once per data iteration for
+    all optimisers, so the schedule multiplies by `every`.
+
+    Args:
+        initial: learning rate of data iteration 0.
+        decay_steps: data iterations between two decays; 0 keeps the rate constant.
+        factor: multiplier of each decay.
+        every: data iterations between two updates of this optimiser.
+    """
+
+    def __init__(self, initial: float, decay_steps: int = 0, factor: float = 0.5, every: int = 1) -> None:
+        self.initial, self.decay_steps, self.factor, self.every = initial, decay_steps, factor, every
+
+    def __call__(self, step: Any) -> Any:
+        if not self.decay_steps:
+            return ops.convert_to_tensor(self.initial, "float32")
+        decays = ops.floor_divide(ops.cast(step, "int32") * self.every, self.decay_steps)
+        return self.initial * ops.power(ops.convert_to_tensor(self.factor, "float32"), ops.cast(decays, "float32"))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "initial": self.initial,
+            "decay_steps": self.decay_steps,
+            "factor": self.factor,
+            "every": self.every,
+        }
+
+
+@keras.saving.register_keras_serializable("tfaclgan")
+class CoupledAdam(keras.optimizers.Adam):
+    """Adam with coupled L2, as torch.optim.Adam(weight_decay=l2):
+
+        g <- g + l2 * w
+        m <- beta_1 m + (1 - beta_1) g;  v <- beta_2 v + (1 - beta_2) g^2
+        w <- w - rate * (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
+
+    Args:
+        learning_rate: a number or a schedule.
+        beta_1, beta_2, epsilon: as in the formula.
+        l2: weight of the penalty 0.5 * l2 * |w|^2 on every variable, biases included.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-4,
+        beta_1: float = 0.5,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        l2: float = 0.0,
+        name: str = "coupled_adam",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, name=name, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One variable's update."""
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        gradient = ops.cast(gradient, variable.dtype)
+        if self.l2:
+            gradient = gradient + self.l2 * variable
+        correction_1, correction_2 = self.bias_corrections(variable.dtype)
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
+        root = ops.sqrt(velocity / correction_2) + self.epsilon
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * (momentum / correction_1) / root)
+
+    def bias_corrections(self, dtype: Any) -> tuple[Any, Any]:
+        """1 - beta_1^t and 1 - beta_2^t for the update under way."""
+        step = ops.cast(self.iterations + 1, dtype)
+        return tuple(1 - ops.power(ops.cast(beta, dtype), step) for beta in (self.beta_1, self.beta_2))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "l2": self.l2}
