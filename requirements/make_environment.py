@@ -2,7 +2,8 @@
 
     python3 requirements/make_environment.py .venv requirements/cpu.lock
 
-Standard library only, and readable by Pythons too old for tfaclgan, which then hear so. Nothing is done when the environment already holds exactly this lock file and this setup.py.
+Standard library only, and readable by Pythons too old for tfaclgan, which then hear so. Nothing is done when the
+environment already holds exactly this lock file and this setup.py.
 """
 
 import hashlib
