@@ -1,0 +1,17 @@
+"""Shared test setup: CPU only, two logical devices, a small memory of TensorFlow's chatter."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, os.path.dirname(__file__))  # the toy method
+
+
+def pytest_configure(config):
+    import tensorflow as tf
+
+    device = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)

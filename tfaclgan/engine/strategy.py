@@ -1,0 +1,145 @@
+"""Which devices a run uses: `--strategy` turned into a `tf.distribute` strategy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+
+from tfaclgan.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The devices of a run.
+
+    strategy: the tf.distribute strategy.
+    kind: "cpu", "gpu" or "tpu".
+    description: one phrase for the console.
+    host, hosts: this process's number and how many there are.
+    """
+
+    strategy: tf.distribute.Strategy
+    kind: str
+    description: str
+    host: int = 0
+    hosts: int = 1
+
+    @property
+    def replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def replicas_per_host(self) -> int:
+        return self.replicas // self.hosts
+
+    @property
+    def is_chief(self) -> bool:
+        return self.host == 0
+
+
+def make(name: str, *, tpu: str = "local", cpu_devices: int = 1) -> Hardware:
+    """The hardware `--strategy=name` asks for.
+
+    Args:
+        name: auto (TPU if one is there, else all GPUs, else CPU), cpu, mirrored, multiworker, tpu.
+        tpu: "local", a TPU name or an address (only for tpu).
+        cpu_devices: logical CPU devices; more than one makes as many replicas (for tests).
+
+    Raises:
+        UserError: an unknown name, no TPU or GPU where one is asked for, a broken TF_CONFIG.
+    """
+    if name == "auto":
+        if _tpu_is_attached():
+            return _tpu(tpu)
+        if tf.config.list_physical_devices("GPU"):
+            return _mirrored()
+        return _cpu(cpu_devices)
+    makers = {
+        "cpu": lambda: _cpu(cpu_devices),
+        "mirrored": _mirrored,
+        "multiworker": _multiworker,
+        "tpu": lambda: _tpu(tpu),
+    }
+    if name not in makers:
+        raise UserError(f"--strategy={name}: unknown; choose one of auto, {', '.join(makers)}")
+    return makers[name]()
+
+
+def _tpu_is_attached() -> bool:
+    return bool(tf.config.list_physical_devices("TPU"))
+
+
+def _cpu(devices: int) -> Hardware:
+    tf.config.set_visible_devices([], "GPU")
+    if devices <= 1:
+        return Hardware(tf.distribute.get_strategy(), "cpu", f"CPU ({os.cpu_count()} cores)")
+    physical = tf.config.list_physical_devices("CPU")[0]
+    logical = tf.config.get_logical_device_configuration(physical)
+    if not logical or len(logical) < devices:
+        try:
+            tf.config.set_logical_device_configuration(physical, [tf.config.LogicalDeviceConfiguration()] * devices)
+        except RuntimeError as error:
+            raise UserError(
+                f"--cpu_devices={devices}: TensorFlow has already started with fewer devices ({error})"
+            ) from error
+    # The default collectives mix up two reductions inside one loop body (instance keys); plain sums do not.
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(devices)], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    return Hardware(strategy, "cpu", f"{devices} logical CPUs")
+
+
+def _mirrored() -> Hardware:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        raise UserError(
+            "--strategy=mirrored: TensorFlow sees no GPU; check nvidia-smi and install tfaclgan[gpu], or use --strategy=cpu"
+        )
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    if len(gpus) == 1:  # the default strategy needs no all-reduce and lets the whole step compile as one
+        return Hardware(tf.distribute.get_strategy(), "gpu", name)
+    return Hardware(tf.distribute.MirroredStrategy(), "gpu", f"{len(gpus)} x {name}")
+
+
+def _multiworker() -> Hardware:
+    text = os.environ.get("TF_CONFIG", "")
+    example = '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        config = json.loads(text)
+        workers = config["cluster"]["worker"]
+        index = int(config["task"]["index"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--strategy=multiworker: TF_CONFIG is missing or not readable; set it, for example to {example}"
+        ) from error
+    if not 0 <= index < len(workers):
+        raise UserError(f"--strategy=multiworker: TF_CONFIG task index {index} but there are {len(workers)} workers")
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    return Hardware(
+        strategy, kind, f"{len(workers)} workers, {strategy.num_replicas_in_sync} {kind} replicas", index, len(workers)
+    )
+
+
+def _tpu(address: str) -> Hardware:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
+        if address not in ("local", ""):
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except Exception as error:  # whatever the TPU runtime raises, the user needs the same line
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"--strategy=tpu --tpu={address}: no TPU could be reached ({type(error).__name__}: {reason}); on a Cloud TPU VM "
+            "install tfaclgan[tpu], elsewhere use another flagfile such as configs/cpu.flags"
+        ) from error
+    hosts = max(1, resolver.cluster_spec().num_tasks("worker") if resolver.cluster_spec() else 1)
+    return Hardware(
+        strategy, "tpu", f"TPU, {strategy.num_replicas_in_sync} cores", hosts=hosts if address == "local" else 1
+    )

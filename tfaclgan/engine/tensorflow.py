@@ -1,0 +1,427 @@
+"""The TensorFlow engine: a method's phases as one compiled function over N data iterations.
+
+Each data iteration takes the next batch and runs the phases that are due, in order. One period of
+the schedule is unrolled, so which phases are due is known while tracing: an optimiser step inside
+`tf.cond` fails under MirroredStrategy. On one replica a whole data iteration compiles as one XLA
+program; on several, gradients compile per replica and the optimisers, which talk to the other
+replicas, run outside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfaclgan.errors import UserError
+from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
+from tfaclgan.training.optimizers import CoupledAdam, StepDecay
+
+_REPORT_SLOTS = 48  # scalars a phase may report; padded to a fixed width so that loops carry one tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a call of `Engine.train` measured.
+
+    scalars: {"phase/term": mean over the data iterations in which the phase was due}.
+    non_finite: names of the scalars that were not finite; empty for a healthy call.
+    bad_step: the data iteration in which that happened, or -1.
+    steps: data iterations that were run.
+    """
+
+    scalars: dict[str, float]
+    non_finite: tuple[str, ...]
+    bad_step: int
+    steps: int
+
+
+class _Context:
+    """`methods.base.Context` on TensorFlow."""
+
+    def __init__(self, seed: int, phase: str, step: tf.Tensor, replica: tf.Tensor, replicas: int) -> None:
+        self._seed, self._phase, self._step, self._replica, self._replicas = seed, phase, step, replica, replicas
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> tf.Tensor:
+        radius, angle = self._draw(f"{name}/radius", shape), self._draw(f"{name}/angle", shape)
+        return tf.sqrt(-2.0 * tf.math.log(radius)) * tf.cos(2.0 * math.pi * angle)  # Box-Muller
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> tf.Tensor:
+        return self._draw(name, shape)
+
+    def replica_mean(self, value: tf.Tensor) -> tf.Tensor:
+        if self._replicas == 1:
+            return value
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+    def _draw(self, name: str, shape: tuple[int, ...]) -> tf.Tensor:
+        """Uniform in (0, 1), float32, from raw Philox bits.
+
+        TensorFlow's float draws differ between plain kernels and XLA; its bits do not. Drawn for the
+        global batch and sliced, so that one replica and many see the same numbers.
+        """
+        site = zlib.crc32(f"{self._seed}/{self._phase}/{name}".encode()) & 0x7FFFFFFF
+        seed = tf.stack([tf.constant(site, tf.int32), tf.cast(self._step, tf.int32)])
+        batch = int(shape[0])
+        bits = tf.random.stateless_uniform(
+            (batch * self._replicas, *shape[1:]), seed=seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+        )
+        values = (tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32) + 0.5) * 2.0**-23
+        if self._replicas == 1:
+            return values
+        return tf.reshape(
+            tf.slice(values, [self._replica * batch] + [0] * (len(shape) - 1), [batch, *shape[1:]]), shape
+        )
+
+
+class _ReplicaAdam(CoupledAdam):
+    """`CoupledAdam` for gradients that were already summed over replicas, in TensorFlow's fused kernel.
+
+    The kernel keeps epsilon beside the uncorrected root; given epsilon * sqrt(1 - beta_2^t) it
+    computes the same update as `CoupledAdam.update_step` in one pass over memory.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[Any, Any]]:
+        return list(grads_and_vars)
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        index = self._get_variable_index(variable)
+        momentum, velocity = (_local(slots[index].value) for slots in (self._momentums, self._velocities))
+        gradient = tf.cast(gradient, variable.dtype)
+        if self.l2:
+            gradient = gradient + self.l2 * variable
+        correction_1, correction_2 = self.bias_corrections(variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=momentum.handle,
+            v=velocity.handle,
+            beta1_power=1 - correction_1,
+            beta2_power=1 - correction_2,
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=self.epsilon * tf.sqrt(correction_2),
+            grad=gradient,
+        )
+
+
+def _local(variable: tf.Variable) -> tf.Variable:
+    """This device's copy of a variable, inside `strategy.extended.update`."""
+    if hasattr(variable, "_get_on_device_or_primary"):
+        return variable._get_on_device_or_primary()
+    return variable
+
+
+class Engine:
+    """Networks, optimisers and moving averages of one run, and the compiled training function.
+
+    Args:
+        method: the registered method.
+        config: its config.
+        image_shape: height, width, channels of a training image.
+        recipe: training settings (flags already merged into the method's recipe).
+        strategy: from `engine.strategy.make`.
+        seed: of the initial weights and of every draw.
+        dtype: "float32" or "bfloat16" (compute; weights, norms and losses stay float32).
+        xla: compile with XLA: "auto" (on GPUs and TPUs), "on", "off".
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: Any,
+        *,
+        image_shape: ImageShape,
+        recipe: Recipe,
+        strategy: tf.distribute.Strategy | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        xla: str = "auto",
+    ) -> None:
+        self.method, self.config, self.recipe, self.image_shape, self.seed = method, config, recipe, image_shape, seed
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.replicas = self.strategy.num_replicas_in_sync
+        self.phases: tuple[Phase, ...] = tuple(method.phases(config))
+        self.period = math.lcm(*(phase.every for phase in self.phases))
+        on_cpu = not (tf.config.get_visible_devices("GPU") or tf.config.list_physical_devices("TPU"))
+        self.xla = {"on": True, "off": False, "auto": not on_cpu}[xla]
+        self._is_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
+        self._term_names: dict[str, list[str]] = {}
+        with self.strategy.scope():
+            self.networks = build_networks(method, config, image_shape, seed=seed, dtype=dtype)
+            self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
+            self.step = tf.Variable(
+                0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
+            self.averages = self._make_averages()
+        self._gradient_functions = {phase.name: self._gradient_function(phase) for phase in self.phases}
+        self._iteration = self._compiled_iteration()
+        self._train = tf.function(self._train_loop)
+
+    # -- training -----------------------------------------------------------------------------
+
+    def train(self, iterator: Iterator[Any], steps: int) -> Report:
+        """Runs `steps` data iterations (a multiple of `period`) on batches of `iterator`.
+
+        Stops early after a data iteration with a non-finite term, watch value or gradient.
+        """
+        if steps % self.period:
+            raise ValueError(f"steps={steps} is not a multiple of the schedule's period {self.period}")
+        start = int(self.step.numpy())
+        sums, counts, bad_step, last = self._train(iterator, tf.constant(steps, tf.int64))
+        sums, counts, last, bad_step = sums.numpy(), counts.numpy(), last.numpy(), int(bad_step.numpy())
+        scalars, non_finite = {}, []
+        for row, phase in enumerate(self.phases):
+            for slot, name in enumerate(self._term_names[phase.name]):
+                key = f"{phase.name}/{name}"
+                if counts[row]:
+                    scalars[key] = float(sums[row, slot] / counts[row])
+                if bad_step >= 0 and not np.isfinite(last[row, slot]):
+                    non_finite.append(key)
+        return Report(scalars, tuple(non_finite), bad_step, int(self.step.numpy()) - start)
+
+    @property
+    def trace_count(self) -> int:
+        """How often the training function was traced; more than one after the first call is a defect."""
+        return self._train.experimental_get_tracing_count()
+
+    def _train_loop(self, iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        sums = tf.zeros([len(self.phases), _REPORT_SLOTS])
+        counts = tf.zeros([len(self.phases)])
+        last = tf.zeros([len(self.phases), _REPORT_SLOTS])
+        bad_step = tf.constant(-1, tf.int64)
+        done = tf.constant(0, tf.int64)
+        while done < steps and bad_step < 0:
+            for offset in range(self.period):
+                values = self._reduce(
+                    self.strategy.run(self._iteration, args=(next(iterator), self.step.read_value(), offset))
+                )
+                due = tf.constant([float(offset % phase.every == 0) for phase in self.phases])
+                finite = tf.reduce_all(tf.math.is_finite(values))
+                # A period that has gone wrong keeps its first bad values; its later iterations only complete it.
+                healthy = bad_step < 0
+                sums = tf.where(healthy, sums + values, sums)
+                counts = tf.where(healthy, counts + due, counts)
+                last = tf.where(healthy, values, last)
+                bad_step = tf.where(tf.logical_and(healthy, tf.logical_not(finite)), self.step.read_value(), bad_step)
+                self.step.assign_add(1)
+                self._update_averages()
+            done += self.period
+        return sums, counts, bad_step, last
+
+    def _reduce(self, values: Any) -> tf.Tensor:
+        return values if self.replicas == 1 else self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    def _compiled_iteration(self) -> Callable[..., tf.Tensor]:
+        if self.replicas == 1 and self.xla and not self._is_tpu:
+            compiled = {
+                offset: tf.function(
+                    lambda batch, step, offset=offset: self._replica_iteration(batch, step, offset), jit_compile=True
+                )
+                for offset in range(self.period)
+            }
+            return lambda batch, step, offset: compiled[offset](batch, step)
+        return self._replica_iteration
+
+    def _replica_iteration(self, batch: dict[str, tf.Tensor], step: tf.Tensor, offset: int) -> tf.Tensor:
+        """One replica's data iteration; returns this replica's share of the report [phases, slots]."""
+        batch = {key: _to_float(key, value) for key, value in batch.items()}
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+        rows = []
+        for phase in self.phases:
+            if offset % phase.every:
+                rows.append(tf.zeros([_REPORT_SLOTS]))
+                continue
+            with tf.name_scope(phase.name):
+                row, gradients = self._gradient_functions[phase.name](batch, step, replica)
+                row = self._apply(phase, row, gradients)
+            rows.append(row)
+        return tf.stack(rows)
+
+    def _gradient_function(self, phase: Phase) -> Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]:
+        variables = self._variables(phase)
+
+        def compute(
+            batch: dict[str, tf.Tensor], step: tf.Tensor, replica: tf.Tensor
+        ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            context = _Context(self.seed, phase.name, step, replica, self.replicas)
+            with tf.GradientTape() as tape:
+                loss = phase.loss(self.networks, batch, context, self.config)
+                terms = {name: tf.cast(value, tf.float32) for name, value in loss.terms.items()}
+                total = tf.add_n(list(terms.values())) / self.replicas  # gradients are summed over replicas
+            gradients = tape.gradient(total, variables)
+            scalars = {
+                "loss": total * self.replicas,
+                **terms,
+                **{n: tf.cast(v, tf.float32) for n, v in loss.watch.items()},
+            }
+            self._term_names[phase.name] = [*scalars, "gradient_norm"]
+            if len(scalars) >= _REPORT_SLOTS:
+                raise ValueError(f"phase {phase.name} reports {len(scalars)} scalars; at most {_REPORT_SLOTS - 1}")
+            return tf.stack(list(scalars.values())) / self.replicas, gradients
+
+        nested = self.xla and self.replicas > 1 and not phase.cross_replica and not self._is_tpu
+        return tf.function(compute, jit_compile=True) if nested else compute
+
+    def _apply(self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None]) -> tf.Tensor:
+        pairs = [(g, v) for g, v in zip(gradients, self._variables(phase), strict=True) if g is not None]
+        gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
+        if self.replicas > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in gradients]))
+        self.optimizers[phase.name].apply(gradients, variables)
+        row = tf.concat([row, [norm / self.replicas]], axis=0)
+        return tf.pad(row, [[0, _REPORT_SLOTS - row.shape[0]]])
+
+    # -- what is trained ----------------------------------------------------------------------
+
+    def _variables(self, phase: Phase) -> list[Any]:
+        return [variable for name in phase.networks for variable in self.networks[name].trainable_variables]
+
+    def _optimizer(self, phase: Phase) -> _ReplicaAdam:
+        recipe = self.recipe
+        schedule = StepDecay(recipe.learning_rate, recipe.lr_decay_steps, recipe.lr_decay_factor, phase.every)
+        optimizer = _ReplicaAdam(
+            schedule,
+            recipe.beta_1,
+            recipe.beta_2,
+            recipe.adam_epsilon,
+            l2=recipe.weight_decay,
+            name=f"adam_{phase.name}",
+        )
+        optimizer.build(self._variables(phase))  # inside the scope, or replicas miscount
+        return optimizer
+
+    def _make_averages(self) -> dict[str, tf.Variable]:
+        if not self.recipe.ema_decay:
+            return {}
+        averages = {}
+        for name in self.method.ema_networks:
+            for key, variable in _named_variables(self.networks[name]).items():
+                averages[f"{name}/{key}"] = tf.Variable(variable.value, trainable=False)
+        return averages
+
+    def _update_averages(self) -> None:
+        if not self.averages:
+            return
+        decay = self.recipe.ema_decay
+        for name in self.method.ema_networks:
+            for key, variable in _named_variables(self.networks[name]).items():
+                weight = 1 - decay if variable.trainable else 1.0  # statistics are copied
+                self.strategy.extended.update(
+                    self.averages[f"{name}/{key}"],
+                    lambda average, value, weight=weight: average.assign_add(
+                        (tf.cast(value, average.dtype) - average) * weight
+                    ),
+                    args=(variable.value,),
+                    group=False,
+                )
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rate each phase's next update will use."""
+        return {name: float(o._get_current_learning_rate()) for name, o in self.optimizers.items()}
+
+    # -- state --------------------------------------------------------------------------------
+
+    def variables(self) -> dict[str, Any]:
+        """Everything a checkpoint holds, by a name that is the same on every engine and in every process."""
+        named: dict[str, Any] = {"step": self.step}
+        for network, model in self.networks.items():
+            named.update({f"networks/{network}/{key}": v for key, v in _named_variables(model).items()})
+        for phase in self.phases:
+            optimizer = self.optimizers[phase.name]
+            named[f"optimizers/{phase.name}/iterations"] = optimizer.iterations
+            keys = [
+                f"{n}/{key}"
+                for n in phase.networks
+                for key, v in _named_variables(self.networks[n]).items()
+                if v.trainable
+            ]
+            for slot, slots in (("m", optimizer._momentums), ("v", optimizer._velocities)):
+                named.update({f"optimizers/{phase.name}/{slot}/{key}": v for key, v in zip(keys, slots, strict=True)})
+        named.update({f"averages/{key}": variable for key, variable in self.averages.items()})
+        return named
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The values of `variables()`."""
+        return {name: np.asarray(variable.numpy()) for name, variable in self.variables().items()}
+
+    def load_state(self, state: dict[str, np.ndarray], source: str) -> None:
+        """Sets every variable from `state`; UserError naming `source` if names or shapes differ."""
+        variables = self.variables()
+        assign_all(variables, state, source)
+
+    def weight_norms(self) -> dict[str, float]:
+        """Euclidean norm of each network's trainable weights."""
+        return {
+            name: float(np.sqrt(sum(np.sum(np.square(v.numpy(), dtype=np.float64)) for v in model.trainable_variables)))
+            for name, model in self.networks.items()
+        }
+
+    def copy_for_inference(self, target: dict[str, keras.Model]) -> None:
+        """Copies the weights users should see (averages where there are any) into `target`'s networks."""
+        for name, model in self.networks.items():
+            for key, variable in _named_variables(target[name]).items():
+                average = self.averages.get(f"{name}/{key}")
+                source = average if average is not None else _named_variables(model)[key]
+                variable.assign(source.numpy())
+
+
+def build_networks(
+    method: Method, config: Any, image_shape: ImageShape, *, seed: int = 0, dtype: str = "float32"
+) -> dict[str, keras.Model]:
+    """A method's networks with initial weights that depend on `seed` alone."""
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float64": "float64"}[dtype]
+    before = keras.config.dtype_policy()
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(policy)
+    try:
+        return dict(method.networks(config, image_shape))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def assign_all(variables: dict[str, Any], state: dict[str, np.ndarray], source: str) -> None:
+    """Assigns `state` to `variables` after checking that names and shapes are the same."""
+    missing, extra = sorted(set(variables) - set(state)), sorted(set(state) - set(variables))
+    shapes = [n for n in variables if n in state and tuple(variables[n].shape) != tuple(state[n].shape)]
+    if missing or extra or shapes:
+        parts = [
+            f"{len(names)} {what} (first: {names[0]})"
+            for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes))
+            if names
+        ]
+        raise UserError(
+            f"{source}: does not fit these networks: {', '.join(parts)}; use the flags of the run's run.flags or another --run_dir"
+        )
+    for name, variable in variables.items():
+        variable.assign(state[name])
+
+
+def named_variables(model: keras.Model) -> dict[str, Any]:
+    """{path without the model's own name: variable}; ValueError if two variables share a path."""
+    return _named_variables(model)
+
+
+def _named_variables(model: keras.Model) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for variable in model.variables:
+        key = variable.path.split("/", 1)[-1]
+        if key in named:
+            raise ValueError(f"{model.name}: two variables are called {key}; name every layer")
+        named[key] = variable
+    return named
+
+
+def _to_float(key: str, value: tf.Tensor) -> tf.Tensor:
+    """uint8 images as float32 in [-1, 1], masks in [0, 1]; labels as they are."""
+    if value.dtype != tf.uint8:
+        return value
+    value = tf.cast(value, tf.float32)
+    return value / 255.0 if key.startswith("mask") else value / 127.5 - 1.0
