@@ -37,7 +37,11 @@ class Context(Protocol):
 
     Draws are functions of (run seed, step, name, global sample): the same for one replica and for
     many, different on every replica. `shape[0]` is the replica's batch.
+
+    replicas: how many replicas share the global batch.
     """
+
+    replicas: int
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor: ...

@@ -1,0 +1,60 @@
+"""Adversarial losses as pure functions on lists of score maps.
+
+An `Objective` is a pair of functions that pull scores towards "real" and towards "fake". A discriminator
+minimises `real(scores of images) + fake(scores of fakes)`; a generator minimises `real(scores of fakes)`, or
+`fake(...)` where it is to leave a distribution (ACL-GAN's pairs).
+
+Every function takes a list of score maps [b, h, w, 1] (one a scale, without activation), averages each over
+samples and positions, and **sums over the scales**, as MUNIT and ACL-GAN do. Half types are raised to float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from tfaclgan.layers.precision import full_precision
+
+Tensor = Any
+Score = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Objective(NamedTuple):
+    """real, fake: list of score maps -> scalar, smallest where the scores say "real" or "fake"."""
+
+    real: Score
+    fake: Score
+
+
+def _sum_of_means(penalty: Callable[[Tensor], Tensor]) -> Score:
+    def total(scores: Sequence[Tensor]) -> Tensor:
+        return sum(ops.mean(penalty(full_precision(score))) for score in scores)
+
+    return total
+
+
+# Mao et al., arXiv 1611.04076, with targets 1 and 0.
+LEAST_SQUARES = Objective(
+    real=_sum_of_means(lambda score: ops.square(score - 1)),
+    fake=_sum_of_means(ops.square),
+)
+
+# Goodfellow et al., arXiv 1406.2661: cross entropy of sigmoid(score) with targets 1 and 0.
+NON_SATURATING = Objective(
+    real=_sum_of_means(lambda score: ops.softplus(-score)),
+    fake=_sum_of_means(ops.softplus),
+)
+
+OBJECTIVES = {"least_squares": LEAST_SQUARES, "non_saturating": NON_SATURATING}
+
+
+def split(scores: Sequence[Tensor], parts: int) -> list[list[Tensor]]:
+    """Undoes a concatenation of `parts` equal batches: one list of score maps a part.
+
+    A discriminator without batch statistics gives the same scores on a concatenated batch, and one large
+    call is cheaper than several small ones.
+    """
+    pieces = [ops.split(score, parts, axis=0) for score in scores]
+    return [[piece[part] for piece in pieces] for part in range(parts)]

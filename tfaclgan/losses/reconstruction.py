@@ -1,0 +1,16 @@
+"""Distances between an image, a style or a content and its reconstruction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from tfaclgan.layers.precision import full_precision
+
+Tensor = Any
+
+
+def mean_absolute_error(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean of |values - targets| over everything; both of the same shape. Scalar, float32 or wider."""
+    return ops.mean(ops.abs(full_precision(values) - full_precision(targets)))

@@ -1,0 +1,255 @@
+"""Generator and multi-scale discriminator of MUNIT, which ACL-GAN uses too.
+
+Papers: Huang et al., "Multimodal Unsupervised Image-to-Image Translation", arXiv 1804.04732; Zhao et al.,
+"Unpaired Image-to-Image Translation using Adversarial Consistency Loss", arXiv 2003.04858. Official code:
+NVlabs/MUNIT and hyperplane-lab/ACL-GAN (names of their weights: networks/munit_names.py).
+
+Every convolution is reflect-padded and has a bias; order: pad, convolution, norm, activation. A generator
+owns a content encoder, a style encoder, an MLP that turns a style into the decoder's AdaIN numbers, and a
+decoder; nothing is shared between two generators. With a mask the decoder has one more channel than the
+images.
+
+Initial values: kernels of the generator normal with deviation sqrt(2 / fan_in), of the discriminators
+normal(0, 0.02), biases 0, scales of the decoder's sample norm uniform in [0, 1). They are drawn from Keras'
+global seed (`keras.utils.set_random_seed`).
+
+Deviations from the official code: none in exact arithmetic (checked in float64 to 1e-8).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm, SampleNorm
+from tfaclgan.layers.padding import ReflectPad2D
+from tfaclgan.layers.precision import full_dtype
+from tfaclgan.layers.resampling import CountedAveragePool, UpsampleNearest
+from tfaclgan.networks.munit_sizes import STYLE_DOWNSAMPLES
+
+Tensor = Any
+
+LEAKY_SLOPE = 0.2
+
+
+def blend(raw: Tensor, background: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The translated image and its mask from a decoder's raw output.
+
+    Args:
+        raw: [b, h, w, c] or, with a mask channel at the end, [b, h, w, c + 1], in (-1, 1).
+        background: [b, h, w, c] in [-1, 1], seen where the mask is 0.
+
+    Returns:
+        (image [b, h, w, c], mask [b, h, w, 1] in (0, 1) or None).
+    """
+    channels = background.shape[-1]
+    if raw.shape[-1] == channels:
+        return raw, None
+    colours, mask = colours_and_mask(raw)
+    background = ops.cast(background, raw.dtype)
+    return colours * mask + background * (1 - mask), mask
+
+
+def colours_and_mask(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Raw output with a mask channel -> colours [b, h, w, c] in (-1, 1), mask [b, h, w, 1] in (0, 1)."""
+    return raw[..., :-1], (raw[..., -1:] + 1) / 2
+
+
+class Generator(keras.Model):
+    """Content encoder, style encoder, MLP and decoder of one domain.
+
+    Images are [b, h, w, channels] in [-1, 1] with sides that are multiples of 2**downsamples.
+
+    Args:
+        channels: of the images.
+        mask: the decoder gives one more channel, the mask before its mapping to (0, 1).
+        width: channels after the first convolution; each downsampling doubles them.
+        downsamples: of the content encoder, each by 2.
+        residual_blocks: in the content encoder, and again in the decoder.
+        style_dim: numbers in a style.
+        mlp_dim: width of the MLP.
+        name: unique among the networks of a method; the first part of every weight's path.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mask: bool,
+        width: int,
+        downsamples: int,
+        residual_blocks: int,
+        style_dim: int,
+        mlp_dim: int,
+        name: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.arguments = {
+            "channels": channels,
+            "mask": mask,
+            "width": width,
+            "downsamples": downsamples,
+            "residual_blocks": residual_blocks,
+            "style_dim": style_dim,
+            "mlp_dim": mlp_dim,
+        }
+        content_width = width * 2**downsamples
+        with keras.name_scope(name):
+            self.content_encoder = _content_encoder(channels, width, downsamples, residual_blocks)
+            self.style_encoder = _style_encoder(channels, width, style_dim)
+            self.mlp = _mlp(style_dim, mlp_dim, 2 * residual_blocks * 2 * content_width)
+            self.decoder = _decoder(channels + mask, content_width, downsamples, residual_blocks)
+        self.built = True
+
+    def content(self, images: Tensor) -> Tensor:
+        """[b, h, w, channels] -> [b, h / 2**downsamples, w / 2**downsamples, width * 2**downsamples]."""
+        return self.content_encoder(images)
+
+    def style(self, images: Tensor) -> Tensor:
+        """[b, h, w, channels] -> [b, style_dim]."""
+        return self.style_encoder(images)
+
+    def decode(self, content: Tensor, style: Tensor) -> Tensor:
+        """Content and style -> raw output [b, h, w, channels (+ 1 with a mask)] in (-1, 1); see `blend`."""
+        return self.decoder([content, self.mlp(style)])
+
+    def call(self, images: Tensor) -> Tensor:
+        return self.decode(self.content(images), self.style(images))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, **self.arguments}
+
+
+def discriminator(channels: int, *, width: int, scales: int, layers_per_scale: int, name: str) -> keras.Model:
+    """Patch discriminators with weights of their own on a pyramid of `scales` image sizes, no norm.
+
+    Args:
+        channels: of the input (a pair of images is stacked along the channels, the source first).
+        width: channels after the first convolution; each further one doubles them.
+        scales: sizes; each is the counted 3x3 average pooling of the one before.
+        layers_per_scale: convolutions 4x4 with stride 2.
+        name: of the network; the first part of every weight's path.
+
+    Returns:
+        A model: [b, h, w, channels] -> list of score maps [b, h', w', 1] without activation, in full
+        precision, largest first.
+    """
+    inputs = keras.Input((None, None, channels), name="images")
+    outputs = []
+    images = inputs
+    with keras.name_scope(name):
+        for scale in range(scales):
+            if scale:
+                images = CountedAveragePool(name=f"scale{scale}_pool")(images)
+            x = images
+            for i in range(layers_per_scale):
+                label = f"scale{scale}_{i}"
+                x = ReflectPad2D(1, name=f"{label}_pad")(x)
+                x = layers.Conv2D(
+                    width * 2**i, 4, strides=2, kernel_initializer=_discriminator_kernel(), name=f"{label}_conv"
+                )(x)
+                x = layers.LeakyReLU(negative_slope=LEAKY_SLOPE, name=f"{label}_activation")(x)
+            head = layers.Conv2D(
+                1, 1, kernel_initializer=_discriminator_kernel(), dtype=full_dtype(), name=f"scale{scale}_score"
+            )
+            outputs.append(head(x))
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _content_encoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
+    inputs = keras.Input((None, None, channels), name="images")
+    with keras.name_scope("content"):
+        x = _block(inputs, width, 7, 1, 3, "stem", normalise=True)
+        for i in range(downsamples):
+            x = _block(x, width * 2 ** (i + 1), 4, 2, 1, f"down{i}", normalise=True)
+        for i in range(residual_blocks):
+            skip = x
+            x = _block(x, x.shape[-1], 3, 1, 1, f"residual{i}_0", normalise=True)
+            x = _block(x, x.shape[-1], 3, 1, 1, f"residual{i}_1", normalise=True, activate=False)
+            x = layers.Add(name=f"residual{i}_add")([skip, x])
+    return keras.Model(inputs, x, name="content")
+
+
+def _style_encoder(channels: int, width: int, style_dim: int) -> keras.Model:
+    inputs = keras.Input((None, None, channels), name="images")
+    with keras.name_scope("style"):
+        x = _block(inputs, width, 7, 1, 3, "stem")
+        for i in range(STYLE_DOWNSAMPLES):
+            x = _block(x, width * 2 ** min(i + 1, 2), 4, 2, 1, f"down{i}")
+        x = layers.GlobalAveragePooling2D(dtype=full_dtype(), name="mean")(x)
+        # The official 1x1 convolution on a 1x1 map.
+        x = layers.Dense(style_dim, kernel_initializer=_generator_kernel(), dtype=full_dtype(), name="head")(x)
+    return keras.Model(inputs, x, name="style")
+
+
+def _mlp(style_dim: int, mlp_dim: int, numbers: int) -> keras.Model:
+    inputs = keras.Input((style_dim,), name="style")
+    with keras.name_scope("mlp"):
+        x = inputs
+        for i, (units, activation) in enumerate(((mlp_dim, "relu"), (mlp_dim, "relu"), (numbers, None))):
+            x = layers.Dense(units, activation=activation, kernel_initializer=_generator_kernel(), name=f"dense{i}")(x)
+    return keras.Model(inputs, x, name="mlp")
+
+
+def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
+    content = keras.Input((None, None, width), name="content")
+    numbers = keras.Input((2 * residual_blocks * 2 * width,), name="numbers")
+    with keras.name_scope("decoder"):
+        x = content
+        for i in range(residual_blocks):
+            skip = x
+            for j in range(2):
+                label = f"residual{i}_{j}"
+                x = _convolution(x, width, 3, 1, 1, label)
+                x = AdaptiveInstanceNorm((2 * i + j) * 2 * width, name=f"{label}_norm")([x, numbers])
+                if j == 0:
+                    x = layers.ReLU(name=f"{label}_activation")(x)
+            x = layers.Add(name=f"residual{i}_add")([skip, x])
+        for i in range(downsamples):
+            width //= 2
+            x = UpsampleNearest(name=f"up{i}_upsample")(x)
+            x = _convolution(x, width, 5, 1, 2, f"up{i}")
+            x = SampleNorm(name=f"up{i}_norm")(x)
+            x = layers.ReLU(name=f"up{i}_activation")(x)
+        x = _convolution(x, channels, 7, 1, 3, "output")
+        x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
+    return keras.Model([content, numbers], x, name="decoder")
+
+
+def _block(
+    x: Tensor,
+    filters: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    label: str,
+    *,
+    normalise: bool = False,
+    activate: bool = True,
+) -> Tensor:
+    x = _convolution(x, filters, kernel, stride, padding, label)
+    if normalise:
+        x = InstanceNorm(name=f"{label}_norm")(x)
+    if activate:
+        x = layers.ReLU(name=f"{label}_activation")(x)
+    return x
+
+
+def _convolution(x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str) -> Tensor:
+    x = ReflectPad2D(padding, name=f"{label}_pad")(x)
+    convolution = layers.Conv2D(
+        filters, kernel, strides=stride, kernel_initializer=_generator_kernel(), name=f"{label}_conv"
+    )
+    return convolution(x)
+
+
+def _generator_kernel() -> keras.initializers.Initializer:
+    """Normal, not truncated, deviation sqrt(2 / fan_in) (Keras' HeNormal truncates)."""
+    return keras.initializers.VarianceScaling(2.0, mode="fan_in", distribution="untruncated_normal")
+
+
+def _discriminator_kernel() -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(0.0, 0.02)
