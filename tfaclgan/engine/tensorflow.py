@@ -46,7 +46,7 @@ class _Context:
     """`methods.base.Context` on TensorFlow."""
 
     def __init__(self, seed: int, phase: str, step: tf.Tensor, replica: tf.Tensor, replicas: int) -> None:
-        self._seed, self._phase, self._step, self._replica, self._replicas = seed, phase, step, replica, replicas
+        self._seed, self._phase, self._step, self._replica, self.replicas = seed, phase, step, replica, replicas
 
     def normal(self, name: str, shape: tuple[int, ...]) -> tf.Tensor:
         radius, angle = self._draw(f"{name}/radius", shape), self._draw(f"{name}/angle", shape)
@@ -56,7 +56,7 @@ class _Context:
         return self._draw(name, shape)
 
     def replica_mean(self, value: tf.Tensor) -> tf.Tensor:
-        if self._replicas == 1:
+        if self.replicas == 1:
             return value
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
@@ -70,10 +70,10 @@ class _Context:
         seed = tf.stack([tf.constant(site, tf.int32), tf.cast(self._step, tf.int32)])
         batch = int(shape[0])
         bits = tf.random.stateless_uniform(
-            (batch * self._replicas, *shape[1:]), seed=seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+            (batch * self.replicas, *shape[1:]), seed=seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
         )
         values = (tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32) + 0.5) * 2.0**-23
-        if self._replicas == 1:
+        if self.replicas == 1:
             return values
         return tf.reshape(
             tf.slice(values, [self._replica * batch] + [0] * (len(shape) - 1), [batch, *shape[1:]]), shape
