@@ -1,9 +1,8 @@
 """Writes requirements/{cpu,gpu,tpu}.lock from the bounds in setup.py: `make lock`.
 
 Each lock file holds every package of one accelerator's environment (with demo, metrics, datasets and dev) with exact
-versions and hashes, for Python 3.10-3.13 by environment markers, and is installed with `pip install --no-deps`. The
-resolver is uv in its universal mode; the dependency chains that would bring a second `tensorflow/` are cut by
-overrides. Without --upgrade the pins of an existing lock file stay where the bounds still allow them.
+versions and hashes, for Python 3.10-3.13 by environment markers. The resolver is uv in its universal mode. Without
+--upgrade the pins of an existing lock file stay where the bounds still allow them.
 """
 
 from __future__ import annotations
@@ -20,42 +19,30 @@ UV_VERSION = "0.13.9"
 OLDEST_PYTHON = "3.10"
 LOCKS = ("cpu", "gpu", "tpu")
 COMMON_EXTRAS = ("demo", "metrics", "datasets", "dev")
-CHAINS = ("tensorflow-hub", "tf-keras")  # required by tensorflow-gan, themselves requiring `tensorflow`
 HERE = pathlib.Path(__file__).resolve().parent
 HEADER = """\
 # tfaclgan on {name}: every package, exactly as tested; Python 3.10-3.13.
 #   pip install --no-deps -r requirements/{name}.lock
-# --no-deps is part of it: the file is complete, and resolving would bring a second TensorFlow.
-# Made by `make lock` from setup.py and requirements/no_deps.in; do not edit.
+# The file is complete; --no-deps makes sure that no second TensorFlow comes with it.
+# Made by `make lock` from setup.py; do not edit.
 """
-
-
-def cut(name: str) -> tuple[str, ...]:
-    """The distributions that must not be in lock `name`."""
-    return CHAINS if name == "gpu" else (*CHAINS, "tensorflow")
 
 
 def compile_lock(uv: pathlib.Path, name: str, upgrade: bool) -> str:
     """Resolves lock `name`; returns the lock file's text."""
     target = HERE / f"{name}.lock"
     with tempfile.TemporaryDirectory() as folder:
-        overrides = pathlib.Path(folder) / "overrides.txt"
-        overrides.write_text("".join(f'{package} ; sys_platform == "never"\n' for package in cut(name)))
         output = pathlib.Path(folder) / "lock.txt"
         if target.exists():
             output.write_text(target.read_text())  # uv prefers the pins it finds in its output file
-        command = [uv, "pip", "compile", HERE.parent / "setup.py", HERE / "no_deps.in"]
+        command = [uv, "pip", "compile", HERE.parent / "setup.py"]
         for extra in (name, *COMMON_EXTRAS):
             command += ["--extra", extra]
-        for package in cut(name):
-            command += ["--no-emit-package", package]
-        command += ["--override", overrides, "--output-file", output, "--python-version", OLDEST_PYTHON]
+        command += ["--output-file", output, "--python-version", OLDEST_PYTHON]
         command += ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(part) for part in command], check=True, cwd=HERE.parent)
-        lines = output.read_text().splitlines(keepends=True)
-    # What was not emitted is named in comments with nothing behind it.
-    return HEADER.format(name=name) + "".join(line for line in lines if not re.match(r"\s*#", line))
+        return HEADER.format(name=name) + output.read_text()
 
 
 def main() -> int:
