@@ -23,6 +23,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from tfaclgan.layers.activation import LeakyReLU
 from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm, SampleNorm
 from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.precision import full_dtype
@@ -137,7 +138,7 @@ def discriminator(channels: int, *, width: int, scales: int, layers_per_scale: i
         A model: [b, h, w, channels] -> list of score maps [b, h', w', 1] without activation, in full
         precision, largest first.
     """
-    inputs = keras.Input((None, None, channels), name="images")
+    inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     outputs = []
     images = inputs
     with keras.name_scope(name):
@@ -151,7 +152,7 @@ def discriminator(channels: int, *, width: int, scales: int, layers_per_scale: i
                 x = layers.Conv2D(
                     width * 2**i, 4, strides=2, kernel_initializer=_discriminator_kernel(), name=f"{label}_conv"
                 )(x)
-                x = layers.LeakyReLU(negative_slope=LEAKY_SLOPE, name=f"{label}_activation")(x)
+                x = LeakyReLU(LEAKY_SLOPE, name=f"{label}_activation")(x)
             head = layers.Conv2D(
                 1, 1, kernel_initializer=_discriminator_kernel(), dtype=full_dtype(), name=f"scale{scale}_score"
             )
@@ -160,7 +161,7 @@ def discriminator(channels: int, *, width: int, scales: int, layers_per_scale: i
 
 
 def _content_encoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
-    inputs = keras.Input((None, None, channels), name="images")
+    inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     with keras.name_scope("content"):
         x = _block(inputs, width, 7, 1, 3, "stem", normalise=True)
         for i in range(downsamples):
@@ -174,7 +175,7 @@ def _content_encoder(channels: int, width: int, downsamples: int, residual_block
 
 
 def _style_encoder(channels: int, width: int, style_dim: int) -> keras.Model:
-    inputs = keras.Input((None, None, channels), name="images")
+    inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     with keras.name_scope("style"):
         x = _block(inputs, width, 7, 1, 3, "stem")
         for i in range(STYLE_DOWNSAMPLES):
@@ -186,7 +187,7 @@ def _style_encoder(channels: int, width: int, style_dim: int) -> keras.Model:
 
 
 def _mlp(style_dim: int, mlp_dim: int, numbers: int) -> keras.Model:
-    inputs = keras.Input((style_dim,), name="style")
+    inputs = keras.Input((style_dim,), name="style", dtype=full_dtype())
     with keras.name_scope("mlp"):
         x = inputs
         for i, (units, activation) in enumerate(((mlp_dim, "relu"), (mlp_dim, "relu"), (numbers, None))):
@@ -195,8 +196,9 @@ def _mlp(style_dim: int, mlp_dim: int, numbers: int) -> keras.Model:
 
 
 def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
-    content = keras.Input((None, None, width), name="content")
-    numbers = keras.Input((2 * residual_blocks * 2 * width,), name="numbers")
+    compute = keras.config.dtype_policy().compute_dtype
+    content = keras.Input((None, None, width), name="content", dtype=compute)
+    numbers = keras.Input((2 * residual_blocks * 2 * width,), name="numbers", dtype=compute)
     with keras.name_scope("decoder"):
         x = content
         for i in range(residual_blocks):
