@@ -1,0 +1,188 @@
+"""Distances between sets of features and the score of logits, by TF-GAN's code in float64.
+
+Heusel et al. 2017 (FID, arXiv:1706.08500), Binkowski et al. 2018 (KID, arXiv:1801.01401), Salimans
+et al. 2016 (IS, arXiv:1606.03498). With other features than the Inception network's these are the
+same formulas and other numbers: a result names its extractor (`metrics.evaluate`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfaclgan.errors import UserError
+from tfaclgan.metrics import tfgan
+
+BLOCK_SIZE = 1024  # images, TF-GAN's default: time and memory of a block grow with its square
+_GROUPS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelDistance:
+    """KID's estimate.
+
+    mean: mean over the blocks of the unbiased estimate; may be slightly negative.
+    standard_error: of that mean; None where the smaller set has 2 images.
+    block_size: the most images of the larger set that one block holds.
+    blocks: their number.
+    """
+
+    mean: float
+    standard_error: float | None
+    block_size: int
+    blocks: int
+
+
+def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """The Frechet distance of two sets of features, each taken as a Gaussian.
+
+    The covariances have divisor n - 1. Fewer images than dimensions is allowed (the exact value for
+    the rank-deficient covariances comes out), but the distance grows as sets get smaller: compare
+    only results with equal counts.
+
+    Args:
+        real, generated: float [n, d] and [m, d], n and m at least 2.
+
+    Returns:
+        A number >= 0: rounding below zero is cut off.
+
+    Raises:
+        UserError: too few images, or features that are not finite.
+    """
+    import tensorflow as tf
+
+    real, generated = _checked(real, "real"), _checked(generated, "generated")
+    with tf.device("CPU:0"):  # two float64 SVDs, which accelerators do slowly or not at all
+        value = tfgan.classifier_metrics().frechet_classifier_distance_from_activations(
+            tf.constant(real), tf.constant(generated)
+        )
+    return max(0.0, float(value))
+
+
+def kernel_distance(
+    real: np.ndarray, generated: np.ndarray, *, block_size: int = 0, shuffle_seed: int = 0
+) -> KernelDistance:
+    """The squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, unbiased.
+
+    Sets larger than a block are cut into equally many blocks and the estimates averaged; the
+    standard error is then TF-GAN's, from the spread between blocks. With one block it is that of a
+    jackknife: the estimate is repeated ten times without one tenth of both sets. Blocks and tenths
+    must be random samples and files come sorted, so rows are shuffled first, by a fixed seed.
+
+    Args:
+        real, generated: float [n, d] and [m, d], n and m at least 2.
+        block_size: most images of the larger set in one block; 0: 1024, TF-GAN's default, or what
+            leaves 2 images of the smaller set in each block.
+        shuffle_seed: of the shuffle.
+
+    Raises:
+        UserError: too few images (or too few for `block_size`), or features that are not finite.
+    """
+    real, generated = _checked(real, "real"), _checked(generated, "generated")
+    size, count = blocks(len(real), len(generated), block_size)
+    real = real[np.random.default_rng((shuffle_seed, 0)).permutation(len(real))]
+    generated = generated[np.random.default_rng((shuffle_seed, 1)).permutation(len(generated))]
+    mean, error = _kernel(real, generated, size)
+    if count > 1:
+        return KernelDistance(mean, error, size, count)
+    return KernelDistance(mean, _jackknife_error(real, generated), size, count)
+
+
+def blocks(real: int, generated: int, block_size: int = 0) -> tuple[int, int]:
+    """KID's block size and number of blocks for sets of these counts; see `kernel_distance`.
+
+    Raises:
+        UserError: `block_size` leaves less than 2 images of a set in some block.
+    """
+    fewer, more = sorted((real, generated))
+    if block_size < 0:
+        raise UserError(f"KID: block size {block_size} is negative; give a number of images, or 0 to have it chosen")
+    smallest = math.ceil(more / (fewer // 2))
+    size = block_size or max(BLOCK_SIZE, smallest)
+    if size < smallest:
+        raise UserError(
+            f"KID: block size {size} makes {math.ceil(more / size)} blocks, too many for {fewer} images (each block "
+            f"needs 2 of both sets); take a block size of at least {smallest}, or 0 to have it chosen"
+        )
+    return size, math.ceil(more / size)
+
+
+def _kernel(real: np.ndarray, generated: np.ndarray, size: int) -> tuple[float, float]:
+    import tensorflow as tf
+
+    with tf.device("CPU:0"), _quiet():
+        mean, error = tfgan.classifier_metrics().kernel_classifier_distance_and_std_from_activations(
+            tf.constant(real), tf.constant(generated), max_block_size=size
+        )
+    return float(mean), float(error)
+
+
+def _jackknife_error(real: np.ndarray, generated: np.ndarray) -> float | None:
+    """Standard error of the one-block estimate: the delete-a-group jackknife over both sets."""
+    groups = min(_GROUPS, len(real), len(generated))
+    if groups < 3:
+        return None
+    parts = [np.array_split(np.arange(len(values)), groups) for values in (real, generated)]
+    without = [
+        _kernel(np.delete(real, part, axis=0), np.delete(generated, other, axis=0), len(real) + len(generated))[0]
+        for part, other in zip(*parts)
+    ]
+    return float(np.sqrt((groups - 1) / groups * np.sum((np.asarray(without) - np.mean(without)) ** 2)))
+
+
+def inception_score(logits: np.ndarray) -> float:
+    """exp of the mean KL divergence between each image's classes and all images' classes.
+
+    One score over all images, without the splits of the first publication.
+
+    Args:
+        logits: float [n, classes].
+
+    Returns:
+        A number from 1 to `classes`.
+
+    Raises:
+        UserError: logits that are not finite, or no image.
+    """
+    import tensorflow as tf
+
+    logits = _checked(logits, "generated", fewest=1)
+    with tf.device("CPU:0"):
+        return float(tfgan.classifier_metrics().classifier_score_from_logits(tf.constant(logits)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TF-GAN's use of a deprecated argument from the user's console."""
+    import tensorflow as tf
+
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _checked(values: Any, name: str, fewest: int = 2) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"{name} features have shape {values.shape}, not [images, dimensions]")
+    if len(values) < fewest:
+        raise UserError(
+            f"FID, KID and IS need at least {fewest} images in each set, and the {name} set has {len(values)}; "
+            "use a split with more images (KID wants 100 or more)"
+        )
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        raise UserError(
+            f"{bad} of {len(values)} {name} images have features that are not finite, so distances would mean "
+            "nothing; check the feature extractor's weights and its pixel range"
+        )
+    return values
