@@ -35,7 +35,7 @@ REQUIRED = [
     "pillow>=10.1",
     "safetensors>=0.4.3,<1",
     "scipy>=1.11,<2",
-    "setuptools>=68,<82",  # tensorboard 2.20, the TPU build's, imports pkg_resources, gone in 82
+    "setuptools>=68,<81",  # tensorboard 2.20, the TPU build's, imports pkg_resources: warned of in 81, gone in 82
     "tensorboard>=2.20,<2.22",
     "tqdm>=4.66,<5",
 ]
