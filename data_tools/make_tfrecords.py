@@ -1,0 +1,150 @@
+"""Makes a data folder for tfaclgan: images in, TFRecord shards, indices and dataset.json out.
+
+    python data_tools/make_tfrecords.py --source=photos --output=data/photos --size=256
+    python data_tools/make_tfrecords.py --source=avatars:glasses --output=data/glasses --size=64
+
+docs/data.md describes sources, layouts and what happens to each kind of image.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # a checkout that is not installed
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow only writes records here
+
+from absl import app, flags
+
+from tfaclgan.data import sources
+from tfaclgan.data.convert import ConvertOptions, Summary, convert
+from tfaclgan.data.images import RESAMPLING, ImageOptions, parse_colour
+from tfaclgan.errors import UserError, run_command
+
+PROGRAM = "make_tfrecords"
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("source", None, "What to read: a folder or avatars:TASK (glasses, style, hair).")
+flags.DEFINE_string("output", None, "The data folder to write; new or empty, unless --resume.")
+flags.DEFINE_string("name", "", "The data set's name in dataset.json; empty: the output folder's.")
+
+flags.DEFINE_integer("size", 256, "Load size: the stored images' shorter side, pixels.")
+flags.DEFINE_enum("channels", "3", ["1", "3"], "Channels stored: 3 (RGB) or 1 (grey).")
+flags.DEFINE_enum(
+    "format",
+    "auto",
+    ["auto", "jpeg", "png"],
+    "Stored format; auto: png for drawn pictures and where every source file is of a lossless kind, else jpeg.",
+)
+flags.DEFINE_integer("jpeg_quality", 95, "JPEG quality, 1 to 95.")
+flags.DEFINE_enum(
+    "resample", "bilinear", sorted(RESAMPLING), "Filter that resizes, antialiased; bilinear is what the originals use."
+)
+flags.DEFINE_string("background", "#ffffff", "Colour under transparent pixels: #rrggbb or a name.")
+flags.DEFINE_integer(
+    "min_size", 16, "Smallest shorter side of a source image, pixels; a smaller one stops the run (see --skip_small)."
+)
+flags.DEFINE_boolean("skip_small", False, "List images below --min_size in rejected.csv and go on.")
+flags.DEFINE_integer(
+    "max_pixels",
+    64_000_000,
+    "Largest source image, pixels (width x height); larger ones are rejected before they are decoded.",
+)
+flags.DEFINE_integer(
+    "max_member_mb",
+    64,
+    "Largest source file or archive member, MiB; larger files are rejected, an archive with a larger image is refused.",
+)
+
+flags.DEFINE_string("domain_a", "A", "Folder name of domain A where there is no trainA.")
+flags.DEFINE_string("domain_b", "B", "Folder name of domain B where there is no trainB.")
+flags.DEFINE_float(
+    "test_fraction", 0.1, "Share of each domain put aside for testing where the source has no test split, 0 to below 1."
+)
+flags.DEFINE_boolean("one_domain", False, "Read domain A only; a folder without splits is then one domain.")
+flags.DEFINE_boolean("folder_labels", False, "Take the first folder below a split's as the class of its images.")
+flags.DEFINE_integer("max_images", 0, "Keep the first so many images of each split; 0: all.")
+flags.DEFINE_integer("train_count", 1000, "avatars: training pictures a domain.")
+flags.DEFINE_integer("test_count", 200, "avatars: test pictures a domain.")
+flags.DEFINE_integer("seed", 0, "Seed of drawn pictures and of the choice of test images.")
+
+flags.DEFINE_float("shard_mb", 64, "Size at which a shard is closed, MiB.")
+flags.DEFINE_integer("shards", 0, "Shards a split; 0: by --shard_mb.")
+flags.DEFINE_integer("workers", 0, "Processes that decode and resize; 0: one a core, 1: none beside the main one.")
+flags.DEFINE_integer("max_rejected", -1, "Stop (exit 2) at more rejected images than this; negative: never.")
+flags.DEFINE_boolean("resume", False, "Continue a conversion of the same source and flags that was cut off.")
+
+
+def make_source() -> sources.Source:
+    """The source that the flags name."""
+    layout = sources.LayoutOptions(
+        domain_a=FLAGS.domain_a,
+        domain_b=FLAGS.domain_b,
+        test_fraction=FLAGS.test_fraction,
+        one_domain=FLAGS.one_domain,
+        folder_labels=FLAGS.folder_labels,
+        max_images=FLAGS.max_images,
+        seed=FLAGS.seed,
+    )
+    kind, _, rest = FLAGS.source.partition(":")
+    if kind == "avatars":
+        return sources.AvatarSource(rest, train_count=FLAGS.train_count, test_count=FLAGS.test_count, seed=FLAGS.seed)
+    return sources.FolderSource(FLAGS.source, layout, max_bytes=FLAGS.max_member_mb << 20)
+
+
+def make_options() -> ConvertOptions:
+    """The conversion that the flags ask for."""
+    try:
+        background = parse_colour(FLAGS.background)
+    except ValueError as error:
+        raise UserError(
+            f"--background={FLAGS.background}: not a colour; write #rrggbb or a name such as white"
+        ) from error
+    image = ImageOptions(
+        size=FLAGS.size,
+        channels=int(FLAGS.channels),
+        format=FLAGS.format,
+        jpeg_quality=FLAGS.jpeg_quality,
+        resample=FLAGS.resample,
+        background=background,
+        max_pixels=FLAGS.max_pixels,
+        min_size=FLAGS.min_size,
+    )
+    return ConvertOptions(
+        image=image,
+        shard_mb=FLAGS.shard_mb,
+        shards=FLAGS.shards,
+        workers=FLAGS.workers,
+        max_rejected=FLAGS.max_rejected,
+        skip_small=FLAGS.skip_small,
+        resume=FLAGS.resume,
+        name=FLAGS.name,
+    )
+
+
+def report(summary: Summary) -> None:
+    """Says what was written."""
+    manifest = summary.manifest
+    for name, split in manifest.splits.items():
+        extras = [side for side in ("target", "mask", "label_map") if getattr(split, f"has_{side}")]
+        print(
+            f"{name}: {split.count} images in {len(split.shards)} shards, "
+            f"{sum(shard.bytes for shard in split.shards) / 2**20:.1f} MiB"
+            + (f", with {', '.join(extras)}" if extras else "")
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the conversion that the flags describe."""
+    del arguments
+
+    def command() -> None:
+        if not FLAGS.source or not FLAGS.output:
+            raise UserError("--source and --output are needed; --help lists every flag")
+        report(convert(make_source(), FLAGS.output, make_options()))
+
+    sys.exit(run_command(command, PROGRAM))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,385 @@
+"""Where images come from: folders, archives, CelebA, TensorFlow Datasets, drawn avatars.
+
+A source lists its pictures, split by split in the order of their keys, and hands out jobs. A job is small, can be
+pickled, and loads one picture wherever it is run: the converter runs jobs in worker processes, which import no
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from PIL import Image
+
+from tfaclgan.data import avatars, images
+from tfaclgan.data.records import SPLITS
+from tfaclgan.errors import UserError
+
+SIDES = ("target", "mask", "label_map")  # folders `<split>_target` ... beside `<split>`
+Picture = bytes | Image.Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A picture as the source has it (encoded bytes, or drawn at load size), and what belongs to it."""
+
+    image: Picture
+    target: Picture | None = None
+    mask: Picture | None = None
+    label_map: Picture | None = None
+
+
+class Job(Protocol):
+    """One picture to be made a record."""
+
+    key: str
+    label: int
+
+    def load(self, size: int) -> Loaded:
+        """Reads or draws it; `size` is the load size, which drawn pictures have from the start.
+
+        Raises:
+            images.RejectedError: it cannot be read.
+        """
+
+
+class Source(Protocol):
+    """A data set to convert.
+
+    counts: pictures of each split; keys are sorted within a split and unique.
+    label_names, region: as in the manifest.
+    lossless: whether the pictures were stored without loss, which --format=auto follows.
+    description: what the manifest says of the source; equal sources give equal descriptions.
+    """
+
+    counts: dict[str, int]
+    label_names: tuple[str, ...]
+    region: dict[str, Any] | None
+    lossless: bool
+    description: dict[str, Any]
+
+    def fingerprint(self) -> str:
+        """Changes when the list of pictures does (names, and sizes where they are known)."""
+
+    def jobs(self, split: str, start: int) -> Iterator[Job]:
+        """The split's jobs in order, from number `start` on."""
+
+
+# ---------------------------------------------------------------------------------------------------------- avatars
+
+
+@dataclasses.dataclass(frozen=True)
+class AvatarJob:
+    """Draws one avatar."""
+
+    key: str
+    task: str
+    domain: str
+    seed: str
+    paired: bool
+    label: int = -1
+
+    def load(self, size: int) -> Loaded:
+        drawing = avatars.draw(self.task, self.domain, self.seed, size, paired=self.paired)
+        return Loaded(drawing.image, drawing.target, drawing.mask, drawing.label_map)
+
+
+class AvatarSource:
+    """Avatars of one task (tfaclgan/data/avatars.py), `train_count` and `test_count` a domain."""
+
+    lossless = True
+
+    def __init__(self, task: str, *, train_count: int, test_count: int, seed: int) -> None:
+        if task not in avatars.TASKS:
+            raise UserError(f"--source=avatars:{task}: no such task; choose from {', '.join(avatars.TASKS)}")
+        if train_count < 1 or test_count < 0:
+            raise UserError(
+                f"--train_count={train_count} --test_count={test_count}: at least 1 picture to train on, none below 0"
+            )
+        avatars.check_installed()
+        self._task, self._seed = task, seed
+        self.counts = {split: train_count if split.startswith("train") else test_count for split in SPLITS}
+        self.label_names = avatars.LABEL_NAMES if avatars.has_label_map(task) else ()
+        self.region = {"feature": "mask", "classes": [], "name": "glasses"} if task == "glasses" else None
+        self.description = {"kind": "avatars", "task": task, "seed": seed}
+
+    def fingerprint(self) -> str:
+        return _digest([avatars.versions(), str(self.description), str(self.counts)])
+
+    def jobs(self, split: str, start: int) -> Iterator[Job]:
+        for number in range(start, self.counts[split]):
+            yield AvatarJob(
+                key=f"{split}/{number:07d}",
+                task=self._task,
+                domain=split[-1],
+                seed=avatars.seed_text(self._seed, split, number),
+                paired=split == "testA",
+            )
+
+
+# ------------------------------------------------------------------------------------- layout of folders and archives
+
+
+@dataclasses.dataclass(frozen=True)
+class LayoutOptions:
+    """How names are sorted into splits.
+
+    domain_a, domain_b: folder names that hold A and B where there are no trainA, trainB.
+    test_fraction: share of each domain put aside for testing where the source has no test split.
+    one_domain: only A is wanted (generation); a flat folder of images is then A.
+    folder_labels: the first folder below a split's names the class of its images.
+    max_images: keep the first so many of each split, 0 for all.
+    seed: of the choice of test images.
+    """
+
+    domain_a: str = "A"
+    domain_b: str = "B"
+    test_fraction: float = 0.1
+    one_domain: bool = False
+    folder_labels: bool = False
+    max_images: int = 0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A picture inside a folder or archive and what lies beside it, by name; `missing` names what does not."""
+
+    name: str
+    key: str
+    label: int = -1
+    target: str | None = None
+    mask: str | None = None
+    label_map: str | None = None
+    missing: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The items of each split, sorted by key."""
+
+    splits: dict[str, list[Item]]
+    label_names: tuple[str, ...] = ()
+
+
+def arrange(names: Iterable[str], options: LayoutOptions, where: str) -> Layout:
+    """Sorts file names (relative, with "/") into splits.
+
+    The first of these that fits, looked for at the top and, where everything lies in one folder, inside it:
+
+        trainA/ trainB/ testA/ testB/        (any depth of folders inside)
+        train/<domain_a> train/<domain_b>    (tests from test/, else from val/)
+        <domain_a>/ <domain_b>/              (tests: `test_fraction` of each, drawn by seed and name)
+        images, with `one_domain`            (the same)
+
+    Beside a folder F of pictures, F_target/, F_mask/ and F_label_map/ hold what belongs to the picture of the same
+    relative name, whatever its extension.
+
+    Raises:
+        UserError: no layout fits, or a domain is empty.
+    """
+    pictures = sorted((name for name in names if _is_picture(name)), key=os.fsencode)
+    prefix, folders = _find_layout(pictures, options, where)
+    members = {split: [name for name in pictures if name.startswith(folder)] for split, folder in folders.items()}
+    for split in ("trainA",) if options.one_domain else ("trainA", "trainB"):
+        if not members[split]:
+            raise UserError(
+                f"{where}: no images for {split} in {folders[split]} (known are {' '.join(images.EXTENSIONS)}); "
+                + ("put images there" if split == "trainA" else "put images there, or pass --one_domain")
+            )
+    if "testA" not in folders:
+        for domain in "AB":
+            if members.get(f"train{domain}"):
+                folders[f"test{domain}"] = folders[f"train{domain}"]
+                members[f"train{domain}"], members[f"test{domain}"] = _part(members[f"train{domain}"], options)
+    sides = {
+        (folder, side): _stems(pictures, f"{folder[:-1]}_{side}/")
+        for folder in folders.values()
+        if folder
+        for side in SIDES
+    }
+    label_names = ()
+    if options.folder_labels:
+        labels = {_class_folder(name, folders[split]) for split, kept in members.items() for name in kept}
+        label_names = tuple(sorted(labels - {""}))
+    splits: dict[str, list[Item]] = {}
+    for split in SPLITS:
+        wanted = not (options.one_domain and split.endswith("B"))
+        kept = members.get(split, []) if wanted else []
+        kept = kept[: options.max_images] if options.max_images else kept
+        splits[split] = [_item(name, prefix, folders[split], sides, label_names) for name in kept]
+    return Layout(splits, label_names)
+
+
+def _is_picture(name: str) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return not hidden and name.lower().endswith(images.EXTENSIONS)
+
+
+def _find_layout(pictures: list[str], options: LayoutOptions, where: str) -> tuple[str, dict[str, str]]:
+    """The folder all lies in ("" or "top/") and the folder of each split, from the top, with a closing "/"."""
+    a, b = options.domain_a, options.domain_b
+    tops = {name.split("/", 1)[0] for name in pictures if "/" in name}
+    prefixes = [""] + [f"{top}/" for top in tops if len(tops) == 1 and all("/" in name for name in pictures)]
+    for prefix in prefixes:
+        rest = [name[len(prefix) :].split("/") for name in pictures]
+        first = {parts[0] for parts in rest if len(parts) > 1}
+        second = {"/".join(parts[:2]) for parts in rest if len(parts) > 2}
+        if first.intersection(SPLITS):
+            return prefix, {split: f"{prefix}{split}/" for split in SPLITS}
+        if second.intersection((f"train/{a}", f"train/{b}")):
+            test = "test" if "test" in first else "val"
+            found = {"trainA": f"train/{a}", "trainB": f"train/{b}", "testA": f"{test}/{a}", "testB": f"{test}/{b}"}
+            return prefix, {split: f"{prefix}{folder}/" for split, folder in found.items()}
+        if first.intersection((a, b)):
+            return prefix, {"trainA": f"{prefix}{a}/", "trainB": f"{prefix}{b}/"}
+    if options.one_domain and pictures:
+        return "", {"trainA": ""}
+    raise UserError(
+        f"{where}: {len(pictures)} images, but no folders trainA and trainB, nor {a} and {b} (--domain_a, --domain_b); "
+        "name the domains' folders so, or pass --one_domain to take all images as one domain"
+    )
+
+
+def _part(names: list[str], options: LayoutOptions) -> tuple[list[str], list[str]]:
+    """(train, test): the test images are those with the smallest hashes, so that a new file moves few others."""
+    count = min(round(options.test_fraction * len(names)), len(names) - 1)
+    ordered = sorted(names, key=lambda name: hashlib.sha256(f"{options.seed}/".encode() + os.fsencode(name)).digest())
+    test = set(ordered[:count])
+    return [name for name in names if name not in test], [name for name in names if name in test]
+
+
+def _stems(pictures: list[str], folder: str) -> dict[str, str]:
+    """Names in `folder` by their relative name without extension."""
+    return {os.path.splitext(name[len(folder) :])[0]: name for name in pictures if name.startswith(folder)}
+
+
+def _class_folder(name: str, folder: str) -> str:
+    parts = name[len(folder) :].split("/")
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _item(
+    name: str, prefix: str, folder: str, sides: dict[tuple[str, str], dict[str, str]], label_names: tuple[str, ...]
+) -> Item:
+    stem = os.path.splitext(name[len(folder) :])[0]
+    found, missing = {}, ""
+    for side in SIDES:
+        available = sides.get((folder, side))
+        if available:
+            found[side] = available.get(stem)
+            if found[side] is None:
+                missing = f"no {side} of this name in {folder[:-1]}_{side}"
+    class_folder = _class_folder(name, folder)
+    label = label_names.index(class_folder) if class_folder in label_names else -1
+    return Item(name, name[len(prefix) :], label, missing=missing, **found)
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+@dataclasses.dataclass(frozen=True)
+class FileJob:
+    """Reads one picture and what belongs to it from files of at most `max_bytes` each."""
+
+    key: str
+    label: int
+    image: str
+    target: str | None
+    mask: str | None
+    label_map: str | None
+    missing: str
+    max_bytes: int
+
+    def load(self, size: int) -> Loaded:
+        del size
+        if self.missing:
+            raise images.RejectedError(self.missing)
+        sides = (getattr(self, side) for side in SIDES)
+        return Loaded(self._read(self.image), *(path and self._read(path) for path in sides))
+
+    def _read(self, path: str) -> bytes:
+        try:
+            with open(path, "rb") as file:
+                data = file.read(self.max_bytes + 1)
+        except OSError as error:
+            raise images.RejectedError(f"cannot be read: {error.strerror}") from error
+        if len(data) > self.max_bytes:
+            raise images.RejectedError(f"more than --max_member_mb={self.max_bytes >> 20}")
+        return data
+
+
+class FolderSource:
+    """Images in folders; see `arrange`. Links to files and folders are followed."""
+
+    region = None
+
+    def __init__(self, folder: str, options: LayoutOptions, *, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        layout = arrange(list_folder(folder), options, folder)
+        self._splits = layout.splits
+        self.counts = {split: len(items) for split, items in layout.splits.items()}
+        self.label_names = layout.label_names
+        self.lossless = _all_lossless(layout)
+        self.description = {"kind": "folder", "name": _base_name(folder), **dataclasses.asdict(options)}
+
+    def fingerprint(self) -> str:
+        lines = []
+        for split, items in self._splits.items():
+            for item in items:
+                path = os.path.join(self._folder, item.name)
+                lines.append(f"{split}/{item}/{os.path.getsize(path) if os.path.exists(path) else -1}")
+        return _digest(lines)
+
+    def jobs(self, split: str, start: int) -> Iterator[Job]:
+        for item in self._splits[split][start:]:
+            sides = {side: self._path(getattr(item, side)) for side in SIDES}
+            yield FileJob(
+                item.key, item.label, self._path(item.name), **sides, missing=item.missing, max_bytes=self._max_bytes
+            )
+
+    def _path(self, name: str | None) -> str | None:
+        return None if name is None else os.path.join(self._folder, name)
+
+
+def list_folder(folder: str) -> list[str]:
+    """Names of all files below `folder`, relative, with "/"; every folder is entered once, links too."""
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such folder; name the folder, archive or data set to read with --source")
+    names: list[str] = []
+    entered: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort(key=os.fsencode)
+        relative = os.path.relpath(root, folder)
+        names.extend(name if relative == "." else f"{relative}/{name}" for name in files)
+    return names
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _all_lossless(layout: Layout) -> bool:
+    return all(
+        item.name.lower().endswith(images.LOSSLESS_EXTENSIONS) for items in layout.splits.values() for item in items
+    )
+
+
+def _base_name(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
