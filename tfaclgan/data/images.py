@@ -33,7 +33,8 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # Only these decoders: others run programs (EPS) or are rarely tested against hostile files.
-_DECODERS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# JPEG opens MPO too.
+_DECODERS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
