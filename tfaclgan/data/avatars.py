@@ -68,17 +68,8 @@ _PALETTE = np.array(
     np.uint8,
 )
 _BACKGROUND_COLOURS = [
-    "b6e3f4",
-    "c0aede",
-    "d1d4f9",
-    "ffd5dc",
-    "ffdfbf",
-    "e8e8e8",
-    "cfe8cf",
-    "f4e3b6",
-    "a8c5da",
-    "dabfa8",
-]
+    "b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf", "e8e8e8", "cfe8cf", "f4e3b6", "a8c5da", "dabfa8",
+]  # fmt: skip
 _POSE = {
     "backgroundColor": ["#" + colour for colour in _BACKGROUND_COLOURS],
     "scale": [1.0, 1.15],
@@ -88,34 +79,13 @@ _POSE = {
 }
 _GLASSES = ["prescription01", "prescription02", "round", "wayfarers", "sunglasses", "kurt"]
 _SHORT_HAIR = [
-    "shortCurly",
-    "shortFlat",
-    "shortRound",
-    "shortWaved",
-    "sides",
-    "theCaesar",
-    "theCaesarAndSidePart",
-    "dreads01",
-    "dreads02",
-    "frizzle",
-    "shaggy",
-    "shavedSides",
-]
+    "shortCurly", "shortFlat", "shortRound", "shortWaved", "sides", "theCaesar", "theCaesarAndSidePart", "dreads01",
+    "dreads02", "frizzle", "shaggy", "shavedSides",
+]  # fmt: skip
 _LONG_HAIR = [
-    "bigHair",
-    "bob",
-    "bun",
-    "curly",
-    "curvy",
-    "frida",
-    "longButNotTooLong",
-    "miaWallace",
-    "straight01",
-    "straight02",
-    "straightAndStrand",
-    "dreads",
-    "shaggyMullet",
-]
+    "bigHair", "bob", "bun", "curly", "curvy", "frida", "longButNotTooLong", "miaWallace", "straight01", "straight02",
+    "straightAndStrand", "dreads", "shaggyMullet",
+]  # fmt: skip
 _AVATAAARS = {**_POSE, "facialHairProbability": 20}
 # (task, domain) -> style and its options; probabilities in per cent.
 _DOMAINS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {

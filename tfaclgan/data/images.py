@@ -16,11 +16,9 @@ No TensorFlow here: the converter's workers import this module.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -86,16 +84,19 @@ def decode(data: bytes, options: ImageOptions) -> Image.Image:
         RejectedError: not an image of a kind named above, damaged, or above `max_pixels`.
         TooSmallError: shorter side below `min_size`.
     """
-    with _opened(data, options) as image:
-        if min(image.size) < options.min_size:
-            raise TooSmallError(f"{image.width}x{image.height} pixels, the minimum is {options.min_size}")
-        return to_channels(_upright(image), options)
+    image = _open(data, options)
+    if min(image.size) < options.min_size:
+        raise TooSmallError(f"{image.width}x{image.height} pixels, the minimum is {options.min_size}")
+    return to_channels(_upright(image), options)
 
 
 def decode_mask(data: bytes, options: ImageOptions) -> Image.Image:
-    """A mask as mode L, upright: 255 = foreground; transparency and colour as in `decode`."""
-    with _opened(data, options) as image:
-        return to_channels(_upright(image), dataclasses.replace(options, channels=1, background=(0, 0, 0)))
+    """A mask as mode L, upright: 255 = foreground; colours become grey, transparent pixels 0.
+
+    Raises:
+        RejectedError: as `decode`.
+    """
+    return to_channels(_upright(_open(data, options)), dataclasses.replace(options, channels=1, background=(0, 0, 0)))
 
 
 def decode_label_map(data: bytes, options: ImageOptions) -> Image.Image:
@@ -104,19 +105,13 @@ def decode_label_map(data: bytes, options: ImageOptions) -> Image.Image:
     Raises:
         RejectedError: as `decode`, or the file has colours (RGB) or classes above 255.
     """
-    with _opened(data, options) as image:
-        upright = _upright(image)
-        if upright.mode in ("L", "P"):
-            values = np.asarray(upright)
-        elif upright.mode == "1":
-            values = np.asarray(upright).astype(np.uint8)
-        elif upright.mode.startswith("I"):
-            values = np.asarray(upright)
-            if values.min() < 0 or values.max() > 255:
-                raise RejectedError(f"class numbers from {values.min()} to {values.max()}, they must be 0 to 255")
-        else:
-            raise RejectedError(f"a label map has one channel of class numbers, this one is {upright.mode}")
-        return Image.fromarray(values.astype(np.uint8))
+    image = _upright(_open(data, options))
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise RejectedError(f"a label map has one channel of class numbers, this one is {image.mode}")
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 255:
+        raise RejectedError(f"class numbers from {values.min()} to {values.max()}, they must be 0 to 255")
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def to_channels(image: Image.Image, options: ImageOptions) -> Image.Image:
@@ -178,21 +173,18 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return tuple(ImageColor.getrgb(text)[:3])
 
 
-@contextlib.contextmanager
-def _opened(data: bytes, options: ImageOptions) -> Iterator[Image.Image]:
-    """The image behind `data`, checked and decoded; every failure leaves as RejectedError."""
+def _open(data: bytes, options: ImageOptions) -> Image.Image:
+    """The first frame behind `data`, checked and decoded; every failure of Pillow leaves as RejectedError."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # our own limit, checked before decoding, stands instead
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of oddities that it then handles
-            with Image.open(io.BytesIO(data), formats=_DECODERS) as image:
-                if image.width * image.height > options.max_pixels:
-                    raise RejectedError(
-                        f"{image.width}x{image.height} pixels, more than --max_pixels={options.max_pixels}"
-                    )
-                image.load()
-                yield image
+            image = Image.open(io.BytesIO(data), formats=_DECODERS)
+            if image.width * image.height > options.max_pixels:
+                raise RejectedError(f"{image.width}x{image.height} pixels, more than --max_pixels={options.max_pixels}")
+            image.load()
+            return image
     except RejectedError:
         raise
     except Image.UnidentifiedImageError:
