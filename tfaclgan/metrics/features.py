@@ -282,7 +282,7 @@ def _from_path(kind: str, path: str, pairs: tuple[tuple[str, str], ...], batch: 
     )
 
 
-def _run_keras(model: Any, batch: int) -> Run:
+def _run_keras(model: Any, batch: int, key: str = "") -> Run:
     """One compiled function of one shape; the outputs are features, or features and logits."""
     import keras
 
@@ -293,8 +293,8 @@ def _run_keras(model: Any, batch: int) -> Run:
         call = tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(
             tf.TensorSpec(shape, tf.float32)
         )
-        return lambda images: _split(call(tf.constant(images)), "")[:2]
-    return lambda images: _split(model.predict_on_batch(images), "")[:2]
+        return lambda images: _split(call(tf.constant(images)), key)
+    return lambda images: _split(model.predict_on_batch(images), key)
 
 
 def _keras_file(path: str, size: int, layer: str, batch: int) -> tuple[Run, int, str]:
@@ -314,8 +314,9 @@ def _keras_file(path: str, size: int, layer: str, batch: int) -> tuple[Run, int,
     sides = set(model.inputs[0].shape[1:3]) - {None}
     size = _choose_size(path, size, sides)
     inputs = keras.Input((size, size, 3), dtype="float32")
-    model = keras.Model(inputs, model(inputs))
-    return _run_keras(model, batch), size, layer or "output"
+    outputs = model(inputs)
+    found = "" if layer else _feature_key(path, outputs, "")
+    return _run_keras(keras.Model(inputs, outputs), batch, found), size, layer or found or "output"
 
 
 def _saved_model(path: str, size: int, layer: str, batch: int) -> tuple[Run, int, str]:
@@ -356,15 +357,7 @@ def _saved_model(path: str, size: int, layer: str, batch: int) -> tuple[Run, int
             f"extractor {path}: it does not take float images [{batch}, {size}, {size}, 3] ({_short(error)}); "
             "set size=N or export it with a free batch"
         ) from error
-    found = ""
-    outputs = function.structured_outputs
-    if isinstance(outputs, dict):
-        found = layer if layer in outputs else next((key for key in _FEATURE_KEYS if key in outputs), "")
-        found = found or (next(iter(outputs)) if len(outputs) == 1 else "")
-        if not found or (layer and found != layer):
-            raise UserError(f"extractor {path}: outputs are {', '.join(outputs)}; choose the features with layer=NAME")
-    elif layer:
-        raise UserError(f"extractor {path}: its outputs have no names, so layer={layer} cannot be found; leave it out")
+    found = _feature_key(path, function.structured_outputs, layer)
     # `loaded` is kept alive by the default: a SavedModel's variables die with the object.
     return (lambda images, _=loaded: _split(function(tf.constant(images)), found)), size, found or "output"
 
@@ -398,6 +391,8 @@ def _frozen_graph(path: str, size: int, layer: str, batch: int) -> tuple[Run, in
     elif matmul is not None:
         wanted.append(matmul.input[1] if ":" in matmul.input[1] else matmul.input[1] + ":0")
 
+    graph = _modern_part(graph, [name.split(":")[0] for name in wanted])
+
     def call(images: Any) -> Any:
         outputs = tf.graph_util.import_graph_def(graph, {"Mul:0": images}, wanted, name="")
         features = tf.reshape(outputs[0], (batch, -1))
@@ -410,6 +405,58 @@ def _frozen_graph(path: str, size: int, layer: str, batch: int) -> tuple[Run, in
     except (ValueError, TypeError) as error:
         raise UserError(f"extractor {path}: the graph cannot be used with size {size} ({_short(error)})") from error
     return (lambda images: _split(function(tf.constant(images)), "")), size, layer
+
+
+def _modern_part(graph: Any, wanted: list[str]) -> Any:
+    """The part of a frozen graph between `Mul` and `wanted`, in operations that TensorFlow 2 runs.
+
+    What lies outside is left out: the decoding of JPEGs, and a reshape to one image. Batch
+    normalisation is rewritten, since its operation of 2015 is refused by newer graphs.
+    """
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph.node}
+    needed, waiting = {"Mul"}, list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += [source.lstrip("^").split(":")[0] for source in nodes[name].input]
+    part = tf.compat.v1.GraphDef()
+    for node in graph.node:
+        if node.name not in needed:
+            continue
+        if node.name == "Mul":
+            part.node.add(name="Mul", op="Placeholder").attr["dtype"].type = tf.float32.as_datatype_enum
+        elif node.op == "BatchNormWithGlobalNormalization":
+            x, mean, variance, offset, scale = node.input
+            if not node.attr["scale_after_normalization"].b:
+                scale = f"{node.name}/no_scale"
+                part.node.add(name=scale, op="OnesLike", input=[offset]).attr["T"].CopyFrom(node.attr["T"])
+            norm = part.node.add(name=node.name, op="FusedBatchNormV3", input=[x, scale, offset, mean, variance])
+            norm.attr["T"].CopyFrom(node.attr["T"])
+            norm.attr["U"].CopyFrom(node.attr["T"])
+            norm.attr["epsilon"].f = node.attr["variance_epsilon"].f
+            norm.attr["is_training"].b = False
+        else:
+            part.node.add().CopyFrom(node)
+    return part
+
+
+def _feature_key(path: str, outputs: Any, layer: str) -> str:
+    """Which of named outputs are the features; "" where outputs have no names."""
+    if not isinstance(outputs, dict):
+        if layer:
+            raise UserError(f"extractor {path}: its outputs have no names, so layer={layer} is not there; leave it out")
+        return ""
+    if layer:
+        found = layer if layer in outputs else ""
+    else:
+        found = next((key for key in _FEATURE_KEYS if key in outputs), "")
+        found = found or (next(iter(outputs)) if len(outputs) == 1 else "")
+    if not found:
+        raise UserError(f"extractor {path}: its outputs are {', '.join(outputs)}; choose the features with layer=NAME")
+    return found
 
 
 def _split(outputs: Any, key: str) -> tuple[np.ndarray, np.ndarray | None]:
