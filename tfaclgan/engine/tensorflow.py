@@ -34,12 +34,14 @@ class Report:
     non_finite: names of the scalars that were not finite; empty for a healthy call.
     bad_step: the data iteration in which that happened, or -1.
     steps: data iterations that were run.
+    input_wait_secs: seconds the loop stood still because the next batch was not there.
     """
 
     scalars: dict[str, float]
     non_finite: tuple[str, ...]
     bad_step: int
     steps: int
+    input_wait_secs: float
 
 
 class _Context:
@@ -174,8 +176,7 @@ class Engine:
         if steps % self.period:
             raise ValueError(f"steps={steps} is not a multiple of the schedule's period {self.period}")
         start = int(self.step.numpy())
-        sums, counts, bad_step, last = self._train(iterator, tf.constant(steps, tf.int64))
-        sums, counts, last, bad_step = sums.numpy(), counts.numpy(), last.numpy(), int(bad_step.numpy())
+        sums, counts, bad_step, last, waited = (t.numpy() for t in self._train(iterator, tf.constant(steps, tf.int64)))
         scalars, non_finite = {}, []
         for row, phase in enumerate(self.phases):
             for slot, name in enumerate(self._term_names[phase.name]):
@@ -184,7 +185,7 @@ class Engine:
                     scalars[key] = float(sums[row, slot] / counts[row])
                 if bad_step >= 0 and not np.isfinite(last[row, slot]):
                     non_finite.append(key)
-        return Report(scalars, tuple(non_finite), bad_step, int(self.step.numpy()) - start)
+        return Report(scalars, tuple(non_finite), int(bad_step), int(self.step.numpy()) - start, float(waited))
 
     @property
     def trace_count(self) -> int:
@@ -197,11 +198,12 @@ class Engine:
         last = tf.zeros([len(self.phases), _REPORT_SLOTS])
         bad_step = tf.constant(-1, tf.int64)
         done = tf.constant(0, tf.int64)
+        waited = tf.constant(0.0, tf.float64)
         while done < steps and bad_step < 0:
             for offset in range(self.period):
-                values = self._reduce(
-                    self.strategy.run(self._iteration, args=(next(iterator), self.step.read_value(), offset))
-                )
+                batch, seconds = _next_batch(iterator, after=sums)
+                waited += seconds
+                values = self._reduce(self.strategy.run(self._iteration, args=(batch, self.step.read_value(), offset)))
                 due = tf.constant([float(offset % phase.every == 0) for phase in self.phases])
                 finite = tf.reduce_all(tf.math.is_finite(values))
                 # A period that has gone wrong keeps its first bad values; its later iterations only complete it.
@@ -213,7 +215,7 @@ class Engine:
                 self.step.assign_add(1)
                 self._update_averages()
             done += self.period
-        return sums, counts, bad_step, last
+        return sums, counts, bad_step, last, waited
 
     def _reduce(self, values: Any) -> tf.Tensor:
         return values if self.replicas == 1 else self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
@@ -417,6 +419,16 @@ def _named_variables(model: keras.Model) -> dict[str, Any]:
             raise ValueError(f"{model.name}: two variables are called {key}; name every layer")
         named[key] = variable
     return named
+
+
+def _next_batch(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """The next batch and the seconds spent waiting for it, once `after` has been computed."""
+    with tf.control_dependencies([after]):
+        before = tf.timestamp()
+    with tf.control_dependencies([before]):
+        batch = next(iterator)
+    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+        return batch, tf.timestamp() - before
 
 
 def _to_float(key: str, value: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,205 @@
+"""The flags of `python -m tfaclgan.main`, grouped; every method's config becomes `--METHOD.FIELD`.
+
+Imports neither Keras nor TensorFlow, so that `--help` answers at once. A flag left unset takes the
+method's recipe or config, so the paper's value stands in one place only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from tfaclgan.errors import UserError
+from tfaclgan.methods import base
+
+MODES = ("train", "evaluate", "translate")
+RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size"))
+_METHOD_DEFAULT = "the method's"
+
+_groups: dict[str, list[str]] = {}
+
+
+def _group(title: str) -> Callable[..., None]:
+    names = _groups.setdefault(title, [])
+
+    def define(definer: Callable[..., Any], name: str, default: Any, text: str, *arguments: Any, **options: Any) -> None:
+        definer(name, default, *arguments, text, **options)
+        names.append(name)
+
+    return define
+
+
+def define() -> None:
+    """Defines all flags; safe to call more than once."""
+    if _groups:
+        return
+    what = _group("What to do")
+    what(flags.DEFINE_enum, "mode", "train", "What to do with the run: train it, judge it on the test split, or translate pictures.", MODES)
+    what(flags.DEFINE_string, "method", "acl_gan", "The method to train; evaluate and translate read it from the run directory.")
+    what(flags.DEFINE_string, "run_dir", "", "Folder of the run (created); training continues from what is in it. Empty: runs/METHOD.")
+    what(flags.DEFINE_bool, "dry_run", False, "Print resolved flags, parameters, shapes, images and bytes a step, and stop.")
+    what(flags.DEFINE_integer, "seed", 0, "Seed of weights, data order, augmentation and noise.", lower_bound=0)
+    what(flags.DEFINE_bool, "deterministic", False, "Use only deterministic kernels (slower): two runs of one seed agree bit for bit.")
+
+    data = _group("Data")
+    data(flags.DEFINE_string, "data_dir", "", "Folder with dataset.json and TFRecord shards made by data_tools/make_tfrecords.py.")
+    data(flags.DEFINE_string, "image_size", "", f"Training crop in pixels, SIDE or HEIGHTxWIDTH. Empty: {_METHOD_DEFAULT}.")
+    data(flags.DEFINE_integer, "load_size", None, "Shorter side before the crop, pixels. Unset: the crop's shorter side.", lower_bound=1)
+    data(flags.DEFINE_string, "augment", None, f"Augmentation preset or list, see docs/augmentation.md. Unset: {_METHOD_DEFAULT}.")
+    data(flags.DEFINE_integer, "augment_until_step", 0, "Data iteration after which only the crop stays; 0: augment always.", lower_bound=0)
+    data(flags.DEFINE_integer, "cache_mb", 512, "Keep a split's encoded records in memory up to this many MiB.", lower_bound=0)
+    data(flags.DEFINE_integer, "parallel_calls", 0, "Threads that decode and augment; 0: chosen by tf.data.", lower_bound=0)
+
+    training = _group("Training (unset: the method's recipe, the paper's values)")
+    training(flags.DEFINE_integer, "steps", None, "Data iterations in all.", lower_bound=1)
+    training(flags.DEFINE_integer, "batch_size", None, "Images of each domain in a data iteration, over all replicas.", lower_bound=1)
+    training(flags.DEFINE_float, "learning_rate", None, "Adam's learning rate at the start.", lower_bound=0.0)
+    training(flags.DEFINE_float, "beta_1", None, "Adam's decay of the mean of gradients.", lower_bound=0.0, upper_bound=1.0)
+    training(flags.DEFINE_float, "beta_2", None, "Adam's decay of the mean of squared gradients.", lower_bound=0.0, upper_bound=1.0)
+    training(flags.DEFINE_float, "adam_epsilon", None, "Adam's epsilon, beside the corrected root.", lower_bound=0.0)
+    training(flags.DEFINE_float, "weight_decay", None, "L2 weight added to the gradient (coupled).", lower_bound=0.0)
+    training(flags.DEFINE_integer, "lr_decay_steps", None, "Data iterations between two decays of the rate; 0: constant.", lower_bound=0)
+    training(flags.DEFINE_float, "lr_decay_factor", None, "Factor of each decay.", lower_bound=0.0, upper_bound=1.0)
+    training(
+        flags.DEFINE_float,
+        "ema_decay",
+        None,
+        "Moving average of the generators, decay per data iteration; 0: none.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+
+    hardware = _group("Hardware")
+    hardware(
+        flags.DEFINE_enum,
+        "strategy",
+        "auto",
+        "Devices: auto takes a TPU, else all GPUs, else the CPU; multiworker reads TF_CONFIG.",
+        ("auto", "cpu", "mirrored", "multiworker", "tpu"),
+    )
+    hardware(flags.DEFINE_string, "tpu", "local", "TPU to use with --strategy=tpu: local, a name or an address.")
+    hardware(flags.DEFINE_integer, "cpu_devices", 1, "Logical CPU replicas with --strategy=cpu (to try replicas without GPUs).", lower_bound=1)
+    hardware(flags.DEFINE_enum, "dtype", "float32", "Compute type; weights, norms and losses stay float32.", ("float32", "bfloat16"))
+    hardware(flags.DEFINE_enum, "xla", "auto", "Compile steps with XLA; auto: on GPUs and TPUs.", ("auto", "on", "off"))
+    hardware(flags.DEFINE_integer, "steps_per_loop", 50, "Data iterations a compiled call (rounded up to the schedule's period).", lower_bound=1)
+
+    log = _group("Logs and checkpoints (in data iterations, rounded up to whole loops)")
+    log(flags.DEFINE_integer, "log_every_steps", 100, "Interval of the console line, metrics.jsonl and TensorBoard scalars.", lower_bound=1)
+    log(flags.DEFINE_integer, "sample_every_steps", 1000, "Interval of sample grids; 0: none.", lower_bound=0)
+    log(flags.DEFINE_integer, "sample_count", 8, "Test pictures in a sample grid.", lower_bound=1)
+    log(flags.DEFINE_integer, "histogram_every_steps", 0, "Interval of weight histograms in TensorBoard; 0: none.", lower_bound=0)
+    log(flags.DEFINE_integer, "checkpoint_every_steps", 1000, "Interval of checkpoints; the last step is always saved.", lower_bound=1)
+    log(flags.DEFINE_integer, "keep_checkpoints", 3, "Newest checkpoints kept; the best by metric is kept besides.", lower_bound=1)
+    log(flags.DEFINE_integer, "eval_every_steps", 0, "Interval of evaluation during training; 0: none.", lower_bound=0)
+    log(flags.DEFINE_string, "profile_steps", "", "FIRST,LAST data iterations to trace for TensorBoard's profiler, e.g. 10,15.")
+
+    judge = _group("Judging (--mode=evaluate and --eval_every_steps)")
+    judge(
+        flags.DEFINE_string,
+        "extractor",
+        "efficientnet_lite0",
+        "Feature network: efficientnet_lite0, or the path of a Keras or SavedModel extractor; see docs/metrics.md.",
+    )
+    judge(flags.DEFINE_integer, "styles", 1, "Styles drawn for each picture.", lower_bound=1)
+    judge(flags.DEFINE_integer, "max_images", 0, "Judge only the first pictures of the split; 0: all.", lower_bound=0)
+    judge(flags.DEFINE_string, "stats_cache", "", "Folder of cached reference features. Empty: DATA_DIR/.metrics.")
+    judge(flags.DEFINE_enum, "checkpoint", "latest", "Checkpoint to use when not training.", ("latest", "best"))
+
+    use = _group("Translating (--mode=translate)")
+    use(flags.DEFINE_string, "input", "", "Picture or folder of pictures to translate.")
+    use(flags.DEFINE_string, "output", "", "Folder for the translations; names of the inputs are kept.")
+    use(flags.DEFINE_enum, "direction", "", "Translate domain A to B or B to A. Empty: the direction the run was trained in.", ("", "a2b", "b2a"))
+    use(flags.DEFINE_string, "style_reference", "", "Picture whose style is used instead of a random one.")
+    use(flags.DEFINE_float, "style_scale", 1.0, "Factor on random styles (the originals' folder script used 2).", lower_bound=0.0)
+    use(flags.DEFINE_integer, "resize", 0, "Shorter side to resize inputs to before translating, pixels; 0: original size.", lower_bound=0)
+    use(flags.DEFINE_bool, "save_mask", False, "Also write the focus mask (methods that have one).")
+    use(flags.DEFINE_bool, "save_raw", False, "Also write the generator's picture before blending.")
+    use(flags.DEFINE_bool, "stretch", False, "Stretch each result to its full range, as the originals save it.")
+    use(flags.DEFINE_bool, "overwrite", False, "Replace translations that are already there.")
+
+    for name in base.names():
+        method = base.get(name)
+        group = _group(f"{method.title} (--method={name})")
+        for field in dataclasses.fields(method.config):
+            _define_field(group, name, field)
+
+
+def _define_field(group: Callable[..., None], method: str, field: dataclasses.Field) -> None:
+    flag, data, default = f"{method}.{field.name}", field.metadata, field.default
+    text = data["help"]
+    bounds = {"lower_bound": data["minimum"], "upper_bound": data["maximum"]}
+    if data["choices"]:
+        group(flags.DEFINE_enum, flag, default, text, data["choices"])
+    elif isinstance(default, bool):
+        group(flags.DEFINE_bool, flag, default, text)
+    elif isinstance(default, int):
+        group(flags.DEFINE_integer, flag, default, text, **bounds)
+    elif isinstance(default, float):
+        group(flags.DEFINE_float, flag, default, text, **bounds)
+    else:
+        group(flags.DEFINE_string, flag, default, text)
+
+
+def method_config(method: base.Method, values: flags.FlagValues) -> Any:
+    """The method's config from its flags."""
+    fields = dataclasses.fields(method.config)
+    return method.config(**{field.name: values[f"{method.name}.{field.name}"].value for field in fields})
+
+
+def recipe(method: base.Method, values: flags.FlagValues) -> base.Recipe:
+    """The method's recipe with the flags that were set."""
+    changed = {name: values[name].value for name in RECIPE_FIELDS if values[name].value is not None}
+    height, width = image_size(method, values)
+    changed["image_size"] = min(height, width)
+    changed["load_size"] = values.load_size if values.load_size is not None else min(height, width)
+    if changed["load_size"] < min(height, width):
+        raise UserError(
+            f"--load_size={changed['load_size']}: smaller than the crop's shorter side {min(height, width)}; "
+            "raise --load_size or lower --image_size"
+        )
+    return dataclasses.replace(method.recipe, **changed)
+
+
+def image_size(method: base.Method, values: flags.FlagValues) -> tuple[int, int]:
+    """The training crop (height, width) in pixels."""
+    text = values.image_size or str(method.recipe.image_size)
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
+        raise UserError(f"--image_size={text}: not SIDE or HEIGHTxWIDTH in pixels; write for example 256 or 192x256")
+    height = int(match[1])
+    return height, int(match[2] or height)
+
+
+def help_text(values: flags.FlagValues) -> str:
+    """All flags by group, each with its default."""
+    lines = [
+        "Train, judge and use image GANs.",
+        "",
+        "usage: python -m tfaclgan.main --flagfile=configs/FILE.flags [--FLAG=VALUE ...]",
+        "       later flags win over earlier ones; --noFLAG switches a boolean off",
+    ]
+    for title, names in _groups.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            flag = values[name]
+            default = "unset" if flag.default is None else "empty" if flag.default == "" else flag.default
+            text = f"{flag.help} (default: {default})"
+            lines.append(f"  --{name}")
+            lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def flag_file(values: flags.FlagValues) -> str:
+    """A flagfile with every flag of ours that differs from its default."""
+    lines = []
+    for names in _groups.values():
+        for name in names:
+            flag = values[name]
+            if flag.value != flag.default:
+                lines.append(flag.serialize())
+    return "\n".join(lines) + "\n"

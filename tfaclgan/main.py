@@ -1,0 +1,256 @@
+"""`python -m tfaclgan.main`: train, judge and use a GAN; wires flags to the rooms and holds no logic.
+
+TensorFlow is imported only once the flags are known to be good, so `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from tfaclgan import errors
+from tfaclgan import flags as tfaclgan_flags
+from tfaclgan.errors import UserError
+from tfaclgan.methods import base
+
+if TYPE_CHECKING:
+    from tfaclgan.data.pipeline import PipelineOptions
+    from tfaclgan.data.records import Manifest
+    from tfaclgan.inference.translator import Translator
+    from tfaclgan.training.loop import Judge
+    from tfaclgan.training.rundir import Run
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> int:
+    """The command; returns its exit code (README, "Exit codes")."""
+    tfaclgan_flags.define()
+    if {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
+        print(tfaclgan_flags.help_text(FLAGS))
+        return errors.EXIT_OK
+    return errors.run_command(lambda: _run(argv), "tfaclgan")
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        rest = FLAGS(argv)
+    except (flags.Error, OSError) as error:
+        raise UserError(f"{errors.one_line(error)}; see python -m tfaclgan.main --help") from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --NAME=VALUE, see python -m tfaclgan.main --help")
+    _check_flags()
+    _import_tensorflow()
+    return {"train": _train, "evaluate": _evaluate, "translate": _translate}[FLAGS.mode]()
+
+
+def _check_flags() -> None:
+    """What can be refused without TensorFlow is refused at once."""
+    if FLAGS.mode == "train":
+        tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
+        _profile_window()
+        if not FLAGS.data_dir:
+            raise UserError("--data_dir is not set; make data with data_tools/make_tfrecords.py and name their folder")
+    if FLAGS.mode == "translate":
+        for name in ("input", "output"):
+            if not FLAGS[name].value:
+                raise UserError(f"--mode=translate needs --{name}; see python -m tfaclgan.main --help")
+    if FLAGS.mode != "train" and not os.path.isdir(_run_dir()):
+        raise UserError(f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train")
+
+
+def _run_dir() -> str:
+    return FLAGS.run_dir or os.path.join("runs", FLAGS.method)
+
+
+def _import_tensorflow() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            "TensorFlow is not installed; install one build of it: pip install 'tfaclgan[cpu]', 'tfaclgan[gpu]' or 'tfaclgan[tpu]'"
+        )
+    from tfaclgan import quiet
+
+    quiet.import_tensorflow()
+
+
+# -- train ------------------------------------------------------------------------------------
+
+
+def _train() -> int:
+    method = base.get(FLAGS.method)
+    config = tfaclgan_flags.method_config(method, FLAGS)
+    recipe = tfaclgan_flags.recipe(method, FLAGS)
+    height, width = tfaclgan_flags.image_size(method, FLAGS)
+    manifest = _manifest(FLAGS.data_dir)
+    image_shape = (height, width, manifest.channels)
+    method.check(config, image_shape)
+    data_options = _data_options(height, width, recipe)
+    for domain in ("trainA", "trainB"):
+        manifest.split(domain)
+
+    from tfaclgan.engine import strategy
+    from tfaclgan.training import loop, rundir
+
+    run = rundir.Run(
+        _run_dir(), method, config, image_shape, _training_flags(recipe)
+    )
+    settings = loop.Settings(
+        recipe=recipe,
+        data_options=data_options,
+        seed=FLAGS.seed,
+        dtype=FLAGS.dtype,
+        xla=FLAGS.xla,
+        steps_per_loop=FLAGS.steps_per_loop,
+        log_every=FLAGS.log_every_steps,
+        sample_every=FLAGS.sample_every_steps,
+        sample_count=FLAGS.sample_count,
+        histogram_every=FLAGS.histogram_every_steps,
+        checkpoint_every=FLAGS.checkpoint_every_steps,
+        keep_checkpoints=FLAGS.keep_checkpoints,
+        eval_every=FLAGS.eval_every_steps,
+        profile=_profile_window(),
+        flag_text=tfaclgan_flags.flag_file(FLAGS),
+    )
+    hardware = strategy.make(FLAGS.strategy, tpu=FLAGS.tpu, cpu_devices=FLAGS.cpu_devices)
+    loop.check_batch(recipe.batch_size, hardware)
+    if FLAGS.deterministic:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+        tf.random.set_seed(FLAGS.seed)  # required by that switch; no draw of ours depends on it
+    if FLAGS.dry_run:
+        from tfaclgan.training import dry_run
+
+        print(dry_run.describe(run, manifest, hardware, settings))
+        return errors.EXIT_OK
+    return loop.train(run, manifest, hardware, settings, _judge(run, manifest, data_options))
+
+
+def _data_options(height: int, width: int, recipe: base.Recipe) -> PipelineOptions:
+    from tfaclgan.data.pipeline import PipelineOptions
+
+    return PipelineOptions(
+        height=height,
+        width=width,
+        load_size=recipe.load_size,
+        augment=recipe.augment,
+        augment_until_step=FLAGS.augment_until_step,
+        seed=FLAGS.seed,
+        cache_mb=FLAGS.cache_mb,
+        parallel_calls=FLAGS.parallel_calls,
+    )
+
+
+def _training_flags(recipe: base.Recipe) -> dict[str, object]:
+    """What run.json remembers besides the networks, to tell a later start what it changed."""
+    values: dict[str, object] = {name: getattr(recipe, name) for name in tfaclgan_flags.RECIPE_FIELDS}
+    values.update({name: FLAGS[name].value for name in ("seed", "dtype", "augment_until_step")})
+    values["load_size"] = recipe.load_size
+    values["data_dir"] = os.path.abspath(FLAGS.data_dir) if "://" not in FLAGS.data_dir else FLAGS.data_dir
+    return values
+
+
+def _profile_window() -> tuple[int, int] | None:
+    text = FLAGS.profile_steps
+    if not text:
+        return None
+    try:
+        first, last = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--profile_steps={text}: not FIRST,LAST; write for example 10,15") from error
+    if not 0 <= first <= last:
+        raise UserError(f"--profile_steps={text}: FIRST must not be negative nor above LAST; write for example 10,15")
+    return first, last
+
+
+# -- evaluate and translate -------------------------------------------------------------------
+
+
+def _evaluate() -> int:
+    from tfaclgan.metrics import evaluate
+
+    translator = _load_translator()
+    run = translator.run
+    manifest = _manifest(FLAGS.data_dir or str(run.flags["data_dir"]))
+    height, width, _ = run.image_shape
+    options = _data_options(height, width, _recipe_of(run))
+    for direction in [FLAGS.direction] if FLAGS.direction else list(translator.directions):
+        result = _judge(run, manifest, options, direction)(translator)
+        print(evaluate.format_table(result))
+        folder = os.path.join(run.folder("evaluations"), f"{FLAGS.checkpoint}_{direction}")
+        print(f"written: {evaluate.write_result(result, folder)}")
+    return errors.EXIT_OK
+
+
+def _recipe_of(run: Run) -> base.Recipe:
+    import dataclasses
+
+    return dataclasses.replace(run.method.recipe, load_size=int(str(run.flags["load_size"])), augment="none")
+
+
+def _judge(run: Run, manifest: Manifest, options: PipelineOptions, direction: str = "") -> Judge:
+    def judge(translator: Translator) -> dict[str, object]:
+        from tfaclgan.metrics import evaluate
+
+        asked = direction or FLAGS.direction or translator.directions[0]
+        return evaluate.evaluate(
+            lambda images, seed: translator.translate(images, direction=asked, seed=seed),
+            manifest,
+            options,
+            direction=asked,
+            extractor=FLAGS.extractor,
+            styles=FLAGS.styles,
+            seed=FLAGS.seed,
+            max_images=FLAGS.max_images,
+            cache_dir=FLAGS.stats_cache or os.path.join(manifest.folder, ".metrics"),
+            say=lambda text: print(text, file=sys.stderr),
+        )
+
+    return judge
+
+
+def _translate() -> int:
+    from tfaclgan.inference import folders
+
+    translator = _load_translator()
+    return folders.translate_folder(
+        translator,
+        FLAGS.input,
+        FLAGS.output,
+        direction=FLAGS.direction or translator.directions[0],
+        styles=FLAGS.styles,
+        style_reference=FLAGS.style_reference or None,
+        seed=FLAGS.seed,
+        save_mask=FLAGS.save_mask,
+        save_raw=FLAGS.save_raw,
+        resize=FLAGS.resize,
+        overwrite=FLAGS.overwrite,
+        stretch=FLAGS.stretch,
+        style_scale=FLAGS.style_scale,
+    )
+
+
+def _load_translator() -> Translator:
+    import tfaclgan
+
+    return tfaclgan.load(_run_dir(), checkpoint=FLAGS.checkpoint)
+
+
+def _manifest(data_dir: str) -> Manifest:
+    from tfaclgan.data.records import load_manifest
+
+    return load_manifest(data_dir)
+
+
+def entry_point() -> None:
+    """The `tfaclgan` console command."""
+    sys.exit(main(sys.argv))
+
+
+if __name__ == "__main__":
+    entry_point()

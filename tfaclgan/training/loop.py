@@ -1,0 +1,352 @@
+"""The outer loop: from a run directory and data to trained weights.
+
+The inner loop is `Engine.train`, one compiled call of up to `steps_per_loop` data iterations; this
+one knows steps, files, intervals and signals. A loop ends exactly at every interval's multiple.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfaclgan.data import pipeline
+from tfaclgan.data.records import Manifest
+from tfaclgan.engine.strategy import Hardware
+from tfaclgan.engine.tensorflow import Engine, Report, build_networks
+from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
+from tfaclgan.methods.base import Recipe
+from tfaclgan.training import checkpoint, rundir, samples
+from tfaclgan.training.monitor import Monitor
+from tfaclgan.training.preemption import StopRequest
+
+if TYPE_CHECKING:
+    from tfaclgan.inference.translator import Translator
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a run is trained; intervals in data iterations, 0 where something is switched off."""
+
+    recipe: Recipe
+    data_options: pipeline.PipelineOptions
+    seed: int = 0
+    dtype: str = "float32"
+    xla: str = "auto"
+    steps_per_loop: int = 50
+    log_every: int = 100
+    sample_every: int = 1000
+    sample_count: int = 8
+    histogram_every: int = 0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    eval_every: int = 0
+    profile: tuple[int, int] | None = None
+    flag_text: str = ""
+
+
+# Judges a translator on the run's data: {"metrics": {"kid": ...}, ...}; see metrics.evaluate.
+Judge = Callable[["Translator"], dict[str, Any]]
+
+
+def train(run: rundir.Run, manifest: Manifest, hardware: Hardware, settings: Settings, judge: Judge | None = None) -> int:
+    """Trains `run` to `settings.recipe.steps` data iterations; returns the process's exit code.
+
+    EXIT_OK when the last step is reached, EXIT_PREEMPTED after SIGTERM or SIGINT (saved),
+    EXIT_NON_FINITE when a loss, a watched value or a gradient was not finite (nothing is saved then;
+    the last checkpoint is good).
+
+    Raises:
+        UserError: the directory is another run's or in use, the data cannot be read, ...
+    """
+    held = rundir.lock(run.path)  # released when this process ends or leaves this function
+    try:
+        changes = rundir.open_run(run)
+        for line in changes:
+            print(f"tfaclgan: differs from the last start: {line}", file=sys.stderr)
+        return _Session(run, manifest, hardware, settings, judge).run_to_the_end()
+    finally:
+        held.close()
+
+
+class _Session:
+    """One process's part of a run."""
+
+    def __init__(
+        self, run: rundir.Run, manifest: Manifest, hardware: Hardware, settings: Settings, judge: Judge | None
+    ) -> None:
+        self._run, self._manifest, self._hardware, self._settings, self._judge = run, manifest, hardware, settings, judge
+        recipe = settings.recipe
+        self._engine = Engine(
+            run.method,
+            run.config,
+            image_shape=run.image_shape,
+            recipe=recipe,
+            strategy=hardware.strategy,
+            seed=settings.seed,
+            dtype=settings.dtype,
+            xla=settings.xla,
+        )
+        period = self._engine.period
+        self._total = _round_up(recipe.steps, period)
+        self._intervals = {
+            "log": settings.log_every,
+            "sample": settings.sample_every,
+            "histogram": settings.histogram_every,
+            "checkpoint": settings.checkpoint_every,
+            "eval": settings.eval_every,
+        }
+        self._intervals = {name: _round_up(value, period) for name, value in self._intervals.items()}
+        self._step = self._restore()
+        self._sums: dict[str, list[tuple[float, int]]] = {}
+        self._translator: Translator | None = None
+        self._profiling = False
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def run_to_the_end(self) -> int:
+        run, settings, hardware = self._run, self._settings, self._hardware
+        if hardware.kind == "cpu":
+            print("tfaclgan: warning: training on the CPU only; no GPU or TPU is used", file=sys.stderr)
+        if self._step >= self._total:
+            print(f"tfaclgan: {run.path}: already trained to step {self._step} of {self._total}", file=sys.stderr)
+            return EXIT_OK
+        rundir.write_flags(run, settings.flag_text)
+        rundir.record_start(run, hardware.description, rundir.data_fingerprint(self._manifest.folder), self._step)
+        self._monitor = Monitor(
+            run.path,
+            step=self._step,
+            total_steps=self._total,
+            batch_size=settings.recipe.batch_size,
+            replicas=hardware.replicas,
+        )
+        self._monitor.say(
+            f"{run.method.title} on {hardware.description}: steps {self._step} to {self._total}, "
+            f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.path}"
+        )
+        try:
+            with StopRequest() as stop:
+                return self._loop(stop)
+        finally:
+            self._stop_profile()
+            self._monitor.close()
+
+    def _loop(self, stop: StopRequest) -> int:
+        iterator = self._iterator()
+        self._saved_step = self._step
+        if self._step == 0:
+            self._sample()
+        first = True
+        while self._step < self._total:
+            self._start_profile()
+            steps = self._steps_until_next_event()
+            started = time.perf_counter()
+            report = self._train(iterator, steps)
+            seconds = time.perf_counter() - started
+            self._step += report.steps
+            if report.bad_step >= 0:
+                return self._non_finite(report)
+            self._collect(report)
+            if first:  # tracing and compiling would spoil the throughput: told apart
+                self._monitor.write(self._step, {"time/first_call_secs": seconds})
+                first = False
+            else:
+                self._monitor.add_time(report.steps, seconds, report.input_wait_secs)
+            self._after_loop(stop)
+            if stop.reason and self._step < self._total:
+                self._save()
+                self._monitor.say(
+                    f"{stop.reason}: saved at step {self._step}; start the same command again to go on"
+                )
+                return EXIT_PREEMPTED
+        self._monitor.say(f"trained to step {self._step}")
+        return EXIT_OK
+
+    def _train(self, iterator: Any, steps: int) -> Report:
+        try:
+            return self._engine.train(iterator, steps)
+        except tf.errors.OpError as error:
+            from tfaclgan.data import reading
+
+            explained = reading.explain(error)
+            if explained is None:
+                raise
+            raise explained from error
+
+    def _after_loop(self, stop: StopRequest) -> None:
+        last = self._step >= self._total
+        if self._due("log") or last:
+            self._log()
+        if self._due("histogram"):
+            self._monitor.histograms(self._step, self._engine.variables())
+        if self._due("sample") or (last and self._intervals["sample"]):
+            self._sample()
+        if self._due("checkpoint") or last:
+            self._save()
+        if not stop.reason and (self._due("eval") or (last and self._intervals["eval"])):
+            self._evaluate()
+
+    def _steps_until_next_event(self) -> int:
+        limits = [_round_up(self._settings.steps_per_loop, self._engine.period), self._total - self._step]
+        limits += [interval - self._step % interval for interval in self._intervals.values() if interval]
+        if self._settings.profile:
+            period = self._engine.period
+            edges = [self._settings.profile[0] // period * period, _round_up(self._settings.profile[1] + 1, period)]
+            limits += [edge - self._step for edge in edges if edge > self._step]
+        return min(limits)
+
+    def _due(self, name: str) -> bool:
+        interval = self._intervals[name]
+        return bool(interval) and self._step % interval == 0
+
+    def _iterator(self) -> Any:
+        hardware, first_step = self._hardware, self._step
+
+        def make(_: Any) -> tf.data.Dataset:
+            dataset = pipeline.training_dataset(
+                self._manifest,
+                self._settings.data_options,
+                global_batch=self._settings.recipe.batch_size,
+                first_step=first_step,
+                host=hardware.host,
+                hosts=hardware.hosts,
+                replicas_per_host=hardware.replicas_per_host,
+            )
+            # Names of files are no use on the device, and XLA has no strings.
+            return dataset.map(lambda batch: {k: v for k, v in batch.items() if v.dtype != tf.string})
+
+        if hardware.replicas == 1:
+            return iter(make(None).prefetch(tf.data.AUTOTUNE))
+        return iter(hardware.strategy.distribute_datasets_from_function(make))
+
+    # -- what happens between loops -----------------------------------------------------------
+
+    def _collect(self, report: Report) -> None:
+        for name, value in report.scalars.items():
+            self._sums.setdefault(name, []).append((value, report.steps))
+
+    def _log(self) -> None:
+        scalars = {
+            name: float(np.average([v for v, _ in values], weights=[n for _, n in values]))
+            for name, values in self._sums.items()
+        }
+        self._sums.clear()
+        scalars.update({f"learning_rate/{name}": rate for name, rate in self._engine.learning_rates().items()})
+        scalars.update({f"weight_norm/{name}": norm for name, norm in self._engine.weight_norms().items()})
+        self._monitor.log(self._step, scalars)
+
+    def _save(self) -> None:
+        if self._step == self._saved_step or not self._hardware.is_chief:
+            return
+        folder = self._run.folder("checkpoints")
+        checkpoint.save(folder, self._engine.state(), self._step)
+        checkpoint.prune(folder, self._settings.keep_checkpoints)
+        self._saved_step = self._step
+
+    def _restore(self) -> int:
+        loaded = checkpoint.load_newest(self._run.folder("checkpoints"))
+        if loaded is None:
+            return 0
+        found, state = loaded
+        variables = self._engine.variables()
+        if self._engine.averages and not any(name.startswith("averages/") for name in state):
+            state.update({n: state[n.replace("averages/", "networks/", 1)] for n in variables if n.startswith("averages/")})
+        if not self._engine.averages:
+            state = {name: value for name, value in state.items() if not name.startswith("averages/")}
+        self._engine.load_state(state, found.path)
+        return found.step
+
+    def _translate(self) -> Translator:
+        """A translator with the current weights (averages where there are any)."""
+        if self._translator is None:
+            from tfaclgan.inference.translator import Translator
+
+            self._translator = Translator(self._run, build_networks(self._run.method, self._run.config, self._run.image_shape))
+        self._engine.copy_for_inference(self._translator.networks)
+        return self._translator
+
+    def _sample(self) -> None:
+        if not self._intervals["sample"] or not self._hardware.is_chief:
+            return
+        translator = self._translate()
+        for direction in translator.directions:
+            split = f"test{direction[0].upper()}"
+            if split not in self._manifest.splits or not self._manifest.splits[split].count:
+                split = f"train{direction[0].upper()}"
+            images = pipeline.read_images(self._manifest, split, self._settings.sample_count, self._settings.data_options)
+            sheet = samples.sheet(translator, images, direction)
+            samples.write_png(os.path.join(self._run.folder("samples"), f"{direction}_{self._step:09d}.png"), sheet)
+            self._monitor.image(self._step, f"samples/{direction}", sheet)
+
+    def _evaluate(self) -> None:
+        if self._judge is None or not self._hardware.is_chief:
+            return
+        from tfaclgan.metrics import evaluate
+
+        started = time.perf_counter()
+        result = self._judge(self._translate())
+        result["step"] = self._step
+        evaluate.write_result(result, os.path.join(self._run.folder("evaluations"), f"step_{self._step:09d}"))
+        metrics = {name: value for name, value in result["metrics"].items() if value is not None}
+        self._monitor.write(self._step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._monitor.say(f"evaluation at step {self._step} ({time.perf_counter() - started:.0f} s): {shown}")
+        self._keep_best(metrics.get("kid"))
+
+    def _keep_best(self, metric: float | None) -> None:
+        if metric is None:
+            return
+        folder = self._run.folder("best")
+        before = checkpoint.find(folder)
+        if not before or before[0].metric is None or metric < before[0].metric:
+            checkpoint.save(folder, self._engine.state(), self._step, metric=metric)
+            for old in before:
+                if old.step != self._step:
+                    checkpoint.remove(old)
+
+    def _non_finite(self, report: Report) -> int:
+        self._monitor.write(self._step, report.scalars)
+        good = checkpoint.find(self._run.folder("checkpoints"))
+        kept = f"the last good checkpoint is {good[0].path}" if good else "no checkpoint had been written yet"
+        self._monitor.say(
+            f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; training stopped and nothing "
+            f"was saved; {kept}; lower --learning_rate or use --dtype=float32"
+        )
+        return EXIT_NON_FINITE
+
+    def _start_profile(self) -> None:
+        window = self._settings.profile
+        if not window:
+            return
+        period = self._engine.period
+        first, end = window[0] // period * period, _round_up(window[1] + 1, period)
+        if not self._profiling and first <= self._step < end:
+            tf.profiler.experimental.start(self._run.path)
+            self._profiling = True
+        elif self._profiling and self._step >= end:
+            self._stop_profile()
+
+    def _stop_profile(self) -> None:
+        if self._profiling:
+            tf.profiler.experimental.stop()
+            self._profiling = False
+            self._monitor.say(f"profile written below {self._run.folder('plugins/profile')}; open it with TensorBoard")
+
+
+def check_batch(batch_size: int, hardware: Hardware) -> None:
+    """UserError if the global batch cannot be shared out evenly."""
+    if batch_size % hardware.replicas:
+        raise UserError(
+            f"--batch_size={batch_size}: cannot be shared out over {hardware.replicas} replicas; "
+            f"use a multiple of {hardware.replicas}"
+        )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

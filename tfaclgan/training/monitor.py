@@ -1,0 +1,132 @@
+"""What a run says while it trains: the console line, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+import numpy as np
+
+_JSONL = "metrics.jsonl"
+
+
+class Monitor:
+    """Writes the same numbers to the console, metrics.jsonl and TensorBoard.
+
+    Args:
+        run_dir: the run directory.
+        step: data iteration the run (re)starts from; lines of metrics.jsonl after it are dropped,
+            because those iterations will be run and logged again.
+        total_steps: where it ends, for the ETA.
+        batch_size: images of each domain a data iteration, over all replicas.
+        replicas: devices that share them.
+        stream: for the console line.
+    """
+
+    def __init__(
+        self, run_dir: str, *, step: int, total_steps: int, batch_size: int, replicas: int, stream: TextIO | None = None
+    ) -> None:
+        import tensorflow as tf
+
+        self._path = os.path.join(run_dir, _JSONL)
+        self._total, self._batch, self._replicas = total_steps, batch_size, replicas
+        self._stream = stream or sys.stderr
+        self._on_terminal = self._stream.isatty()
+        self._drop_lines_after(step)
+        self._writer = tf.summary.create_file_writer(run_dir)
+        self._window: list[tuple[int, float, float]] = []  # steps, seconds, seconds waited for input
+
+    def add_time(self, steps: int, seconds: float, waited: float) -> None:
+        """Counts a compiled call: data iterations, wall seconds, seconds of them spent waiting for input."""
+        self._window.append((steps, seconds, waited))
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Logs `scalars` and the throughput since the last call."""
+        steps, seconds, waited = (sum(column) for column in zip(*self._window, strict=True)) if self._window else (0, 0.0, 0.0)
+        self._window.clear()
+        rate = steps / seconds if seconds else 0.0
+        speed = {
+            "throughput/steps_per_second": rate,
+            "throughput/images_per_second": rate * self._batch,
+            "throughput/images_per_second_per_device": rate * self._batch / self._replicas,
+            "throughput/input_wait_share": waited / seconds if seconds else 0.0,
+        }
+        self.write(step, {**scalars, **speed})
+        self._print(step, scalars, speed)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """One line of metrics.jsonl and TensorBoard scalars, without a console line."""
+        import tensorflow as tf
+
+        # Only finite numbers are JSON; a non-finite one is written as null.
+        values = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        with self._writer.as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture uint8 [h, w, 3] in TensorBoard."""
+        import tensorflow as tf
+
+        with self._writer.as_default(step=step):
+            tf.summary.image(name, picture[None])
+        self._writer.flush()
+
+    def histograms(self, step: int, variables: dict[str, Any]) -> None:
+        """Weight histograms in TensorBoard."""
+        import tensorflow as tf
+
+        with self._writer.as_default(step=step):
+            for name, variable in variables.items():
+                tf.summary.histogram(name, variable.numpy())
+        self._writer.flush()
+
+    def say(self, text: str) -> None:
+        """A line of its own on the console."""
+        print(("\r\033[K" if self._on_terminal else "") + text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._on_terminal:
+            print(file=self._stream)
+        self._writer.close()
+
+    def _print(self, step: int, scalars: dict[str, float], speed: dict[str, float]) -> None:
+        losses = "  ".join(f"{name.removesuffix('/loss')} {value:.3f}" for name, value in scalars.items() if name.endswith("/loss"))
+        rate = speed["throughput/steps_per_second"]
+        eta = _duration((self._total - step) / rate) if rate else "?"
+        devices = f" ({speed['throughput/images_per_second_per_device']:.1f} a device)" if self._replicas > 1 else ""
+        line = (
+            f"step {step}/{self._total}  {losses}  {speed['throughput/images_per_second']:.1f} img/s{devices}  "
+            f"input wait {speed['throughput/input_wait_share']:.0%}  ETA {eta}"
+        )
+        if self._on_terminal:
+            print("\r\033[K" + line, end="", file=self._stream, flush=True)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def _drop_lines_after(self, step: int) -> None:
+        from tfaclgan.training.rundir import write_text
+
+        if not os.path.exists(self._path):
+            return
+        kept = []
+        with open(self._path, encoding="utf-8") as file:
+            for line in file:
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (ValueError, KeyError):
+                    continue  # the line a kill cut short
+        write_text(self._path, "".join(kept))
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = int(seconds // 60) % 60, int(seconds // 3600)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{int(seconds) % 60:02d}s"

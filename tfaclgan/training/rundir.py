@@ -1,0 +1,233 @@
+"""A run directory: what it holds, how a second start is compared with the first, how it is loaded.
+
+    run.json           method, config, image shape, data folder: what the networks are
+    run.flags          a flagfile: `python -m tfaclgan.main --flagfile=RUN/run.flags` goes on with the run
+    environment.json   versions, commit, devices and data fingerprint of every start
+    checkpoints/ best/ metrics.jsonl samples/ evaluations/ events.out.tfevents.*
+    .lock              held by the process that trains here
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+from tfaclgan.errors import UserError
+from tfaclgan.methods import base
+
+_RUN, _FLAGS, _ENVIRONMENT = "run.json", "run.flags", "environment.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run directory says about its networks.
+
+    image_shape: height, width, channels of a training image.
+    flags: settings of the last start that do not change the networks, by flag name.
+    """
+
+    path: str
+    method: base.Method
+    config: Any
+    image_shape: base.ImageShape
+    flags: dict[str, Any]
+
+    def folder(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+
+def read_run(run_dir: str) -> Run:
+    """The run in `run_dir`; UserError if there is none or it is another program's."""
+    path = os.path.join(run_dir, _RUN)
+    if not os.path.isdir(run_dir):
+        raise UserError(f"--run_dir={run_dir}: no such folder; name the folder of a trained run, or train one with --mode=train")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: not found, so this is not a run directory; name the folder of a run, or train one with --mode=train")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        method = base.get(content["method"])
+        known = {field.name for field in dataclasses.fields(method.config)}
+        unknown = sorted(set(content["config"]) - known)
+        if unknown:
+            raise UserError(f"{path}: made by another version: {method.name} has no option {', '.join(unknown)}; use that version")
+        config = method.config(**content["config"])
+        return Run(run_dir, method, config, tuple(content["image_shape"]), dict(content["flags"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it from a copy, or use another --run_dir") from error
+
+
+def open_run(run: Run) -> list[str]:
+    """Creates the run's folder, or compares `run` with what is in it.
+
+    Returns:
+        Lines that name the settings which differ from the last start, for the console.
+
+    Raises:
+        UserError: the folder holds another method, other networks, or something that is no run.
+    """
+    path = os.path.join(run.path, _RUN)
+    changes: list[str] = []
+    if os.path.exists(path):
+        before = read_run(run.path)
+        changes = _compare(before, run)
+    elif os.path.isdir(run.path) and any(not name.startswith(".") for name in os.listdir(run.path)):
+        raise UserError(f"--run_dir={run.path}: the folder is not empty and holds no run; name an empty or new folder")
+    os.makedirs(run.path, exist_ok=True)
+    content = {
+        "method": run.method.name,
+        "config": dataclasses.asdict(run.config),
+        "image_shape": list(run.image_shape),
+        "flags": run.flags,
+    }
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    return changes
+
+
+def _compare(before: Run, now: Run) -> list[str]:
+    where = f"--run_dir={now.path}"
+    if before.method.name != now.method.name:
+        raise UserError(
+            f"{where}: holds a run of {before.method.name}, not {now.method.name}; "
+            f"use --method={before.method.name} or another --run_dir"
+        )
+    if before.image_shape[-1] != now.image_shape[-1]:
+        raise UserError(f"{where}: was trained on {before.image_shape[-1]}-channel images, the data has {now.image_shape[-1]}; use another --run_dir")
+    changes, refused = [], []
+    for field in dataclasses.fields(now.config):
+        old, new = getattr(before.config, field.name), getattr(now.config, field.name)
+        if old != new:
+            line = f"--{now.method.name}.{field.name}: {old} -> {new}"
+            (refused if field.metadata["networks"] else changes).append(line)
+    if refused:
+        raise UserError(f"{where}: these flags would change its networks: {'; '.join(refused)}; use the run's own values or another --run_dir")
+    if before.image_shape != now.image_shape:
+        changes.append(f"--image_size: {_size(before)} -> {_size(now)}")
+    changes += [f"--{k}: {before.flags.get(k)} -> {v}" for k, v in sorted(now.flags.items()) if before.flags.get(k) != v]
+    return changes
+
+
+def _size(run: Run) -> str:
+    return f"{run.image_shape[0]}x{run.image_shape[1]}"
+
+
+def load_networks(run_dir: str, checkpoint: str = "latest") -> tuple[Run, dict[str, Any]]:
+    """A run and its networks with the weights users should see (moving averages where it has them).
+
+    Args:
+        run_dir: the run directory.
+        checkpoint: "latest" or "best".
+    """
+    from tfaclgan.engine import tensorflow as engine
+    from tfaclgan.training import checkpoint as checkpoints
+
+    run = read_run(run_dir)
+    folder = run.folder("checkpoints" if checkpoint == "latest" else "best")
+    loaded = checkpoints.load_newest(folder)
+    if loaded is None:
+        hint = "train it first" if checkpoint == "latest" else "use --checkpoint=latest, or train with --eval_every_steps"
+        raise UserError(f"{folder}: holds no checkpoint yet; {hint}")
+    found, state = loaded
+    networks = engine.build_networks(run.method, run.config, run.image_shape)
+    for name, model in networks.items():
+        variables = engine.named_variables(model)
+        prefix, average = f"networks/{name}/", f"averages/{name}/"
+        values = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        values.update({key[len(average) :]: value for key, value in state.items() if key.startswith(average)})
+        engine.assign_all(variables, values, found.path)
+    return run, networks
+
+
+def lock(run_dir: str) -> Any:
+    """Holds the run directory for this process; the lock dies with it. Keep the returned object."""
+    os.makedirs(run_dir, exist_ok=True)
+    file = open(os.path.join(run_dir, ".lock"), "a+")  # noqa: SIM115 (held for the life of the process)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise UserError(f"--run_dir={run_dir}: another process is training here; wait for it, stop it, or use another --run_dir") from error
+    return file
+
+
+def record_start(run: Run, devices: str, data_fingerprint: str, step: int) -> None:
+    """Appends this start to environment.json."""
+    path = run.folder(_ENVIRONMENT)
+    starts = []
+    if os.path.exists(path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                starts = json.load(file)["starts"]
+        except (ValueError, KeyError):
+            print(f"tfaclgan: warning: {path}: cannot be read; written anew", file=sys.stderr)
+    starts.append(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "step": step,
+            "command": sys.argv,
+            "devices": devices,
+            "data_fingerprint": data_fingerprint,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "packages": _versions(),
+        }
+    )
+    write_text(path, json.dumps({"starts": starts}, indent=1) + "\n")
+
+
+def write_flags(run: Run, text: str) -> None:
+    """Writes run.flags."""
+    header = f"# {run.method.title}; go on with this run: python -m tfaclgan.main --flagfile={run.folder(_FLAGS)}\n"
+    write_text(run.folder(_FLAGS), header + text)
+
+
+def data_fingerprint(data_dir: str) -> str:
+    """SHA-256 of dataset.json, which holds the hash of every shard."""
+    with open(os.path.join(data_dir, "dataset.json"), "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a small file so that it is either the old one or the new one, never half of either."""
+    temporary = f"{path}.writing-{os.getpid()}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in ("tfaclgan", "tensorflow", "tensorflow-cpu", "tensorflow-tpu", "keras", "numpy", "tensorflow-gan"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str:
+    """The commit of the source tree this package runs from, "" outside one."""
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    try:
+        return subprocess.run(
+            ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
