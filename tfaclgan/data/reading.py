@@ -1,0 +1,320 @@
+"""Any record of a split by its number: the index file says where it lies, checksums say whether it is whole.
+
+A TFRecord file is a row of frames: length of the payload (8 bytes, little endian), masked CRC-32C of those 8
+bytes, payload, masked CRC-32C of the payload (4 bytes each). The index holds [shard number, byte offset of the
+payload, byte length of the payload] for each record, so that a record is one read at a known place. Local files
+are read with `os.pread`, all others (`gs://...`) through `tf.io.gfile`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import struct
+import threading
+from typing import Any
+
+import numpy as np
+
+from tfaclgan.data import records
+from tfaclgan.errors import UserError, one_line
+
+_HEADER_BYTES = 12
+_FOOTER_BYTES = 4
+_BLOCK_BYTES = 128  # a checksum's blocks are taken in parallel, so this is the number of steps times four
+_CASTAGNOLI = 0x82F63B78  # reflected polynomial of CRC-32C
+_MEND = "copy the data again, or make it again with data_tools/make_tfrecords.py"
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli) of `data`, the checksum of TFRecord files.
+
+    A CRC is linear over GF(2) and blind to leading zeros when it starts from 0. So the data, its first four bytes
+    inverted (which is what starting from all ones means), is padded in front and cut into blocks whose checksums
+    are computed side by side, and then joined pairwise.
+    """
+    if len(data) < 4:
+        return _crc32c_of_few(data)
+    padded = np.zeros(-(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES, np.uint8)
+    start = len(padded) - len(data)
+    padded[start:] = np.frombuffer(data, np.uint8)
+    padded[start : start + 4] ^= 0xFF
+    words = np.ascontiguousarray(padded.view("<u4").reshape(-1, _BLOCK_BYTES // 4).T)
+    sums = np.zeros(words.shape[1], np.uint32)
+    low, high = _advance_tables(4)
+    for row in words:
+        sums ^= row
+        sums = low[sums & 0xFFFF] ^ high[sums >> 16]
+    length = _BLOCK_BYTES
+    while len(sums) > 1:
+        if len(sums) % 2:
+            sums = np.concatenate([np.zeros(1, np.uint32), sums])
+        low, high = _advance_tables(length)
+        left, right = sums[0::2], sums[1::2]
+        sums = low[left & 0xFFFF] ^ high[left >> 16] ^ right
+        length *= 2
+    return int(sums[0]) ^ 0xFFFFFFFF
+
+
+def _crc32c_of_few(data: bytes) -> int:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ (_CASTAGNOLI if state & 1 else 0)
+    return state ^ 0xFFFFFFFF
+
+
+@functools.cache
+def _advance_tables(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `count` zero bytes (a power of two) make of a state, as tables over its lower and upper 16 bits."""
+    images = np.empty(32, np.uint32)
+    if count == 1:
+        for bit in range(32):
+            state = 1 << bit
+            for _ in range(8):
+                state = state >> 1 ^ (_CASTAGNOLI if state & 1 else 0)
+            images[bit] = state
+    else:
+        low, high = _advance_tables(count // 2)
+        half = low[1 << np.arange(16)], high[1 << np.arange(16)]
+        states = np.concatenate(half)
+        images[:] = low[states & 0xFFFF] ^ high[states >> 16]
+    tables = []
+    for part in (images[:16], images[16:]):
+        table = np.zeros(1 << 16, np.uint32)
+        for bit in range(16):
+            table[1 << bit : 2 << bit] = table[: 1 << bit] ^ part[bit]
+        tables.append(table)
+    return tables[0], tables[1]
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum as TFRecord files store it: rotated by 15 bits, plus a constant."""
+    value = crc32c(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class SplitReader:
+    """Reads the records of one split by number; safe to use from several threads.
+
+    Args:
+        manifest: the data folder.
+        split: "trainA", "trainB", "testA" or "testB".
+        cache_mb: records are kept in memory once read if all of the split's payloads fit this many MiB.
+
+    Raises:
+        UserError: the split is missing or empty, or its index does not fit its shards.
+    """
+
+    def __init__(self, manifest: records.Manifest, split: str, *, cache_mb: int = 0) -> None:
+        self._split = manifest.split(split)
+        self._paths = [manifest.path(shard.file) for shard in self._split.shards]
+        self._index = _load_index(manifest, self._split)
+        self._files: list[_File | None] = [None] * len(self._paths)
+        self._lock = threading.Lock()
+        fits = int(self._index[:, 2].sum()) <= cache_mb * 2**20
+        self._cache: list[bytes | None] | None = [None] * self._split.count if fits else None
+
+    def __len__(self) -> int:
+        return self._split.count
+
+    @property
+    def cached(self) -> bool:
+        """Whether records stay in memory once read."""
+        return self._cache is not None
+
+    def read(self, number: int) -> bytes:
+        """Payload of record `number`, checked.
+
+        Raises:
+            UserError: truncated or damaged; names shard, offset and record.
+        """
+        if self._cache is not None:
+            kept = self._cache[number]
+            if kept is None:
+                kept = self._cache[number] = self._read(number)
+            return kept
+        return self._read(number)
+
+    def read_many(self, numbers: np.ndarray) -> np.ndarray:
+        """Payloads of the records `numbers` [n] as an object array [n] of bytes."""
+        payloads = np.empty(len(numbers), object)
+        for row, number in enumerate(numbers):
+            payloads[row] = self.read(int(number))
+        return payloads
+
+    def _read(self, number: int) -> bytes:
+        shard, offset, length = (int(value) for value in self._index[number])
+        try:
+            frame = self._file(shard).read(offset - _HEADER_BYTES, _HEADER_BYTES + length + _FOOTER_BYTES)
+        except _file_errors() as error:
+            raise UserError(self._complaint(number, f"cannot be read ({one_line(error)})")) from error
+        if len(frame) != _HEADER_BYTES + length + _FOOTER_BYTES:
+            raise UserError(self._complaint(number, "is cut off: the shard ends before it"))
+        stored_length, length_sum = struct.unpack("<QI", frame[:_HEADER_BYTES])
+        payload = frame[_HEADER_BYTES:-_FOOTER_BYTES]
+        if stored_length != length or masked_crc32c(frame[:8]) != length_sum:
+            raise UserError(self._complaint(number, "does not begin where the index says, or its length is damaged"))
+        if masked_crc32c(payload) != struct.unpack("<I", frame[-_FOOTER_BYTES:])[0]:
+            raise UserError(self._complaint(number, "is damaged: its checksum is wrong"))
+        return payload
+
+    def where(self, number: int) -> str:
+        """Shard, record and byte offset of record `number`, for messages."""
+        shard, offset, _ = (int(value) for value in self._index[number])
+        return f"{self._paths[shard]}: record {number} of {self._split.name} at byte {offset}"
+
+    def _complaint(self, number: int, problem: str) -> str:
+        return f"{self.where(number)} {problem}; {_MEND}"
+
+    def _file(self, shard: int) -> _File:
+        with self._lock:
+            file = self._files[shard]
+            if file is None:
+                file = self._files[shard] = _open(self._paths[shard])
+            return file
+
+
+class _File:
+    """A file read at given places; `read` returns less than asked for at the end of the file."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise NotImplementedError
+
+
+class _LocalFile(_File):
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def read(self, offset: int, length: int) -> bytes:
+        parts = []
+        while length:
+            part = os.pread(self._descriptor, length, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return b"".join(parts)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+class _RemoteFile(_File):
+    """Through TensorFlow's file systems; a handle has one position, so each thread opens its own."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._local = threading.local()
+
+    def read(self, offset: int, length: int) -> bytes:
+        from tensorflow.io import gfile
+
+        if not hasattr(self._local, "file"):
+            self._local.file = gfile.GFile(self._path, "rb")
+        self._local.file.seek(offset)
+        return self._local.file.read(length)
+
+
+def _open(path: str) -> _File:
+    return _RemoteFile(path) if "://" in path else _LocalFile(path)
+
+
+def _file_errors() -> tuple[type[Exception], ...]:
+    import tensorflow as tf
+
+    return (OSError, tf.errors.OpError)
+
+
+def _load_index(manifest: records.Manifest, split: records.Split) -> np.ndarray:
+    from tensorflow.io import gfile
+
+    path = manifest.path(split.index)
+    try:
+        with gfile.GFile(path, "rb") as file:
+            index = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    except (ValueError, EOFError, *_file_errors()) as error:
+        raise UserError(f"{path}: cannot be read as an index ({one_line(error)}); {_MEND}") from error
+    if index.shape != (split.count, 3) or index.dtype != np.int64:
+        raise UserError(
+            f"{path}: holds {index.dtype} {list(index.shape)} where {records.MANIFEST_NAME} asks for int64 "
+            f"[{split.count}, 3]; {_MEND}"
+        )
+    sizes = np.array([shard.bytes for shard in split.shards], np.int64)
+    shard, offset, length = index.T
+    sound = (shard >= 0) & (shard < len(sizes)) & (offset >= _HEADER_BYTES) & (length >= 0)
+    sound &= offset + length + _FOOTER_BYTES <= sizes[np.clip(shard, 0, len(sizes) - 1)]
+    if not sound.all():
+        number = int(np.argmin(sound))
+        raise UserError(f"{path}: record {number} would lie outside of its shard; {_MEND}")
+    return index
+
+
+_MARKED = re.compile(r"\bUserError: ([^\n]+)")
+_UNDECODABLE = re.compile(r"JPEG|PNG|image file format|decode|Example", re.IGNORECASE)
+
+
+def explain(error: BaseException, manifest: records.Manifest | None = None) -> UserError | None:
+    """What a failed step has to say to the user, if a record is at fault.
+
+    tf.data turns an exception raised while reading into one of `tf.errors`, with a traceback in its text, and a
+    decoder's complaint does not say whose bytes those were.
+
+    Args:
+        error: what came out of the iterator or the compiled step.
+        manifest: if given, an undecodable image is searched for and named (reads the data once).
+
+    Returns:
+        The error to raise instead, or None if this one is not about a record.
+    """
+    if isinstance(error, UserError):
+        return error
+    import tensorflow as tf
+
+    if not isinstance(error, tf.errors.OpError):
+        return None
+    marked = _MARKED.search(str(error))
+    if marked:
+        return UserError(marked.group(1).strip())
+    if not isinstance(error, tf.errors.InvalidArgumentError) or not _UNDECODABLE.search(str(error)):
+        return None
+    return _first_undecodable(manifest) if manifest is not None else None
+
+
+def _first_undecodable(manifest: records.Manifest) -> UserError | None:
+    import tensorflow as tf
+
+    for split in (name for name in records.SPLITS if name in manifest.splits and manifest.splits[name].count):
+        reader = SplitReader(manifest, split)
+        for number in range(len(reader)):
+            try:
+                example = records.parse(tf.constant(reader.read(number)))
+            except UserError as error:
+                return error
+            except tf.errors.OpError:
+                return UserError(f"{reader.where(number)} does not hold the fields of an image; {_MEND}")
+            key = example["image/key"].numpy().decode("utf-8", "replace")
+            for feature in ("image/encoded", "target/encoded", "mask/encoded", "label_map/encoded"):
+                problem = _decoding_problem(example[feature].numpy(), optional=feature != "image/encoded")
+                if problem:
+                    what = feature.partition("/")[0]
+                    return UserError(
+                        f"{reader.where(number)} ({key}): its {what} cannot be decoded ({problem}); {_MEND}"
+                    )
+    return None
+
+
+def _decoding_problem(encoded: Any, *, optional: bool) -> str:
+    import tensorflow as tf
+
+    if optional and not encoded:
+        return ""
+    try:
+        tf.io.decode_image(encoded, expand_animations=False)
+    except tf.errors.OpError as error:
+        return one_line(error)
+    return ""
