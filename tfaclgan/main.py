@@ -67,12 +67,9 @@ def _run_dir() -> str:
 
 
 def _import_tensorflow() -> None:
-    import importlib.util
+    from tfaclgan import installation
 
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            "TensorFlow is not installed; install one build of it: pip install 'tfaclgan[cpu]', 'tfaclgan[gpu]' or 'tfaclgan[tpu]'"
-        )
+    installation.require_tensorflow()
     from tfaclgan import quiet
 
     quiet.import_tensorflow()
@@ -232,7 +229,7 @@ def _translate() -> int:
         overwrite=FLAGS.overwrite,
         stretch=FLAGS.stretch,
         style_scale=FLAGS.style_scale,
-    )
+    ).exit_code
 
 
 def _load_translator() -> Translator:
