@@ -92,6 +92,7 @@ def evaluate(
     for name, value, fewest in (
         ("styles", styles, 1),
         ("batch", batch, 1),
+        ("seed", seed, 0),
         ("max_images", max_images, 0),
         ("max_reference_images", max_reference_images, 0),
     ):
