@@ -34,7 +34,6 @@ REQUIRED = [
     "numpy>=1.26,<3",
     "pillow>=10.1",
     "safetensors>=0.4.3,<1",
-    "scipy>=1.11,<2",
     "setuptools>=68,<81",  # tensorboard 2.20, the TPU build's, imports pkg_resources: warned of in 81, gone in 82
     "tensorboard>=2.20,<2.22",
     "tqdm>=4.66,<5",
@@ -58,7 +57,14 @@ EXTRAS = {
     # the TPU and CPU builds. 0.15 asks for neither, and TF-GAN's metric code does not use it.
     "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16"],
     "datasets": ["tensorflow-datasets>=4.9.9,<5"],
-    "dev": ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6", "ruff==0.17.6", "scikit-image>=0.24"],
+    "dev": [
+        "hypothesis>=6.100",
+        "pytest>=8.2",
+        "pytest-xdist>=3.6",
+        "ruff==0.17.6",
+        "scikit-image>=0.24",
+        "scipy>=1.11,<2",
+    ],
 }
 
 setup(
