@@ -50,9 +50,11 @@ def sheet(translator: Any, images: np.ndarray, direction: str, styles: int = 2) 
         direction: "a2b" or "b2a".
         styles: translations of each input; 1 for methods without styles.
     """
-    columns = [images]
+    columns, mask = [images], None
     for seed in range(styles if translator.style_dim else 1):
-        columns.append(translator.translate(images, direction=direction, seed=seed))
-    if translator.has_mask:
-        columns.append(np.round(translator.mask(images, direction=direction, seed=0) * 255).astype(np.uint8))
+        outcome = translator.translate_full(images, direction, seed=seed)
+        columns.append(outcome.image)
+        mask = outcome.mask if mask is None else mask
+    if mask is not None:
+        columns.append(np.round(mask * 255).astype(np.uint8))
     return grid([list(row) for row in zip(*columns, strict=True)])
