@@ -16,15 +16,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow only writes rec
 
 from absl import app, flags
 
-from tfaclgan.data import sources
-from tfaclgan.data.convert import ConvertOptions, Summary, convert
+from tfaclgan.data import archives, sources
+from tfaclgan.data.convert import DUPLICATES_NAME, REJECTED_NAME, ConvertOptions, Summary, convert
 from tfaclgan.data.images import RESAMPLING, ImageOptions, parse_colour
+from tfaclgan.data.verify import summary as describe
 from tfaclgan.errors import UserError, run_command
 
-PROGRAM = "make_tfrecords"
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("source", None, "What to read: a folder or avatars:TASK (glasses, style, hair).")
+flags.DEFINE_string(
+    "source",
+    None,
+    "What to read: a folder, a .zip, .tar or .tar.gz of one, celeba:FOLDER, tfds:NAME, or avatars:TASK "
+    "(glasses, style, hair).",
+)
 flags.DEFINE_string("output", None, "The data folder to write; new or empty, unless --resume.")
 flags.DEFINE_string("name", "", "The data set's name in dataset.json; empty: the output folder's.")
 
@@ -68,6 +73,19 @@ flags.DEFINE_integer("train_count", 1000, "avatars: training pictures a domain."
 flags.DEFINE_integer("test_count", 200, "avatars: test pictures a domain.")
 flags.DEFINE_integer("seed", 0, "Seed of drawn pictures and of the choice of test images.")
 
+flags.DEFINE_string("attribute", "", "celeba: the attribute that A has and B has not, such as Eyeglasses or Male.")
+flags.DEFINE_string("celeba_images", "", "celeba: the images' folder; empty: img_align_celeba below the source.")
+flags.DEFINE_list("tfds_splits", [], "tfds: splits that are trainA,trainB[,testA,testB]; empty: those of these names.")
+flags.DEFINE_list("tfds_classes", [], "tfds: two classes, by name or number, that are A and B; empty: splits are.")
+flags.DEFINE_string("tfds_train", "train", "tfds: split to train on where classes are the domains.")
+flags.DEFINE_string(
+    "tfds_test", "test", "tfds: split to test on where classes are the domains; if absent, --test_fraction."
+)
+flags.DEFINE_string("tfds_image_key", "image", "tfds: name of the image feature.")
+flags.DEFINE_string("tfds_label_key", "label", "tfds: name of the class feature.")
+flags.DEFINE_string("tfds_data_dir", "", "tfds: where data sets are prepared; empty: ~/tensorflow_datasets.")
+flags.DEFINE_boolean("tfds_download", False, "tfds: fetch and prepare the data set if it is not there.")
+
 flags.DEFINE_float("shard_mb", 64, "Size at which a shard is closed, MiB.")
 flags.DEFINE_integer("shards", 0, "Shards a split; 0: by --shard_mb.")
 flags.DEFINE_integer("workers", 0, "Processes that decode and resize; 0: one a core, 1: none beside the main one.")
@@ -86,10 +104,35 @@ def make_source() -> sources.Source:
         max_images=FLAGS.max_images,
         seed=FLAGS.seed,
     )
+    if not 0 <= layout.test_fraction < 1:
+        raise UserError(f"--test_fraction={layout.test_fraction}: a share from 0 to below 1")
+    if FLAGS.max_member_mb < 1 or FLAGS.max_images < 0:
+        raise UserError("--max_member_mb is at least 1, --max_images at least 0")
+    max_bytes = FLAGS.max_member_mb << 20
     kind, _, rest = FLAGS.source.partition(":")
     if kind == "avatars":
         return sources.AvatarSource(rest, train_count=FLAGS.train_count, test_count=FLAGS.test_count, seed=FLAGS.seed)
-    return sources.FolderSource(FLAGS.source, layout, max_bytes=FLAGS.max_member_mb << 20)
+    if kind == "celeba":
+        from tfaclgan.data.source_celeba import CelebASource
+
+        return CelebASource(
+            rest,
+            FLAGS.attribute,
+            images_folder=FLAGS.celeba_images,
+            max_images=FLAGS.max_images,
+            max_bytes=max_bytes,
+        )
+    if kind == "tfds":
+        from tfaclgan.data.source_tfds import TfdsOptions, TfdsSource
+
+        names = ("data_dir", "download", "splits", "classes", "train", "test", "image_key", "label_key")
+        values = {name: FLAGS[f"tfds_{name}"].value for name in names}
+        for name in ("splits", "classes"):
+            values[name] = tuple(values[name])
+        return TfdsSource(rest, TfdsOptions(**values), layout)
+    if archives.is_archive(FLAGS.source) and not os.path.isdir(FLAGS.source):
+        return sources.ArchiveSource(FLAGS.source, layout, max_bytes=max_bytes)
+    return sources.FolderSource(FLAGS.source, layout, max_bytes=max_bytes)
 
 
 def make_options() -> ConvertOptions:
@@ -123,27 +166,36 @@ def make_options() -> ConvertOptions:
 
 
 def report(summary: Summary) -> None:
-    """Says what was written."""
-    manifest = summary.manifest
-    for name, split in manifest.splits.items():
-        extras = [side for side in ("target", "mask", "label_map") if getattr(split, f"has_{side}")]
+    """Says what was written, and what to look at."""
+    print("\n".join(describe(summary.manifest)))
+    folder = summary.manifest.folder
+    if summary.reused:
+        print(f"{summary.reused} shards of an earlier run were kept")
+    if summary.rejected:
+        print(f"{summary.rejected} images could not be used: {os.path.join(folder, REJECTED_NAME)}")
+    if summary.duplicates:
         print(
-            f"{name}: {split.count} images in {len(split.shards)} shards, "
-            f"{sum(shard.bytes for shard in split.shards) / 2**20:.1f} MiB"
-            + (f", with {', '.join(extras)}" if extras else "")
+            f"{summary.duplicates} images occur more than once, {summary.leaks} of them in training and test: "
+            f"{os.path.join(folder, DUPLICATES_NAME)}"
         )
+    for split in summary.manifest.splits.values():
+        if split.count == 1:
+            print(f"warning: {split.name} has one image only")
+    if not any(split.count for name, split in summary.manifest.splits.items() if name.startswith("test")):
+        print("warning: no test images, so a model trained on this cannot be evaluated on it")
 
 
 def main(arguments: list[str]) -> None:
     """Runs the conversion that the flags describe."""
-    del arguments
 
     def command() -> None:
+        if len(arguments) > 1:
+            raise UserError(f"{arguments[1]!r} is no flag; write --source=... --output=..., --help lists every flag")
         if not FLAGS.source or not FLAGS.output:
             raise UserError("--source and --output are needed; --help lists every flag")
         report(convert(make_source(), FLAGS.output, make_options()))
 
-    sys.exit(run_command(command, PROGRAM))
+    sys.exit(run_command(command, "make_tfrecords"))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def decode(data: bytes, options: ImageOptions) -> Image.Image:
         RejectedError: not an image of a kind named above, damaged, or above `max_pixels`.
         TooSmallError: shorter side below `min_size`.
     """
-    image = _open(data, options)
+    image = open_image(data, options.max_pixels)
     if min(image.size) < options.min_size:
         raise TooSmallError(f"{image.width}x{image.height} pixels, the minimum is {options.min_size}")
     return to_channels(_upright(image), options)
@@ -96,7 +96,9 @@ def decode_mask(data: bytes, options: ImageOptions) -> Image.Image:
     Raises:
         RejectedError: as `decode`.
     """
-    return to_channels(_upright(_open(data, options)), dataclasses.replace(options, channels=1, background=(0, 0, 0)))
+    return to_channels(
+        _upright(open_image(data, options.max_pixels)), dataclasses.replace(options, channels=1, background=(0, 0, 0))
+    )
 
 
 def decode_label_map(data: bytes, options: ImageOptions) -> Image.Image:
@@ -105,7 +107,7 @@ def decode_label_map(data: bytes, options: ImageOptions) -> Image.Image:
     Raises:
         RejectedError: as `decode`, or the file has colours (RGB) or classes above 255.
     """
-    image = _upright(_open(data, options))
+    image = _upright(open_image(data, options.max_pixels))
     if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
         raise RejectedError(f"a label map has one channel of class numbers, this one is {image.mode}")
     values = np.asarray(image)
@@ -173,16 +175,20 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return tuple(ImageColor.getrgb(text)[:3])
 
 
-def _open(data: bytes, options: ImageOptions) -> Image.Image:
-    """The first frame behind `data`, checked and decoded; every failure of Pillow leaves as RejectedError."""
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """The first frame behind `data`, checked and decoded, in whatever mode it is stored.
+
+    Raises:
+        RejectedError: Pillow cannot decode it, or it has more than `max_pixels` pixels.
+    """
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # our own limit, checked before decoding, stands instead
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of oddities that it then handles
             image = Image.open(io.BytesIO(data), formats=_DECODERS)
-            if image.width * image.height > options.max_pixels:
-                raise RejectedError(f"{image.width}x{image.height} pixels, more than --max_pixels={options.max_pixels}")
+            if image.width * image.height > max_pixels:
+                raise RejectedError(f"{image.width}x{image.height} pixels, more than --max_pixels={max_pixels}")
             image.load()
             return image
     except RejectedError:

@@ -33,6 +33,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "dataset.json"
 SPLITS = ("trainA", "trainB", "testA", "testB")
 BYTES_FEATURES = ("image/encoded", "image/format", "image/key", "target/encoded", "mask/encoded", "label_map/encoded")
+COMPANIONS = ("target", "mask", "label_map")  # what may belong to an image
 INT_FEATURES = ("image/height", "image/width", "image/channels", "image/label")
 
 

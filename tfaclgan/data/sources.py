@@ -1,4 +1,4 @@
-"""Where images come from: folders, archives, CelebA, TensorFlow Datasets, drawn avatars.
+"""Where images come from: folders, archives and drawn avatars here, others in source_celeba.py and source_tfds.py.
 
 A source lists its pictures, split by split in the order of their keys, and hands out jobs. A job is small, can be
 pickled, and loads one picture wherever it is run: the converter runs jobs in worker processes, which import no
@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from tfaclgan.data import avatars, images
-from tfaclgan.data.records import SPLITS
+from tfaclgan.data import archives, avatars, images
+from tfaclgan.data.records import COMPANIONS, SPLITS
 from tfaclgan.errors import UserError
 
-SIDES = ("target", "mask", "label_map")  # folders `<split>_target` ... beside `<split>`
 Picture = bytes | Image.Image
 
 
@@ -108,7 +107,7 @@ class AvatarSource:
         self.description = {"kind": "avatars", "task": task, "seed": seed}
 
     def fingerprint(self) -> str:
-        return _digest([avatars.versions(), str(self.description), str(self.counts)])
+        return digest([avatars.versions(), str(self.description), str(self.counts)])
 
     def jobs(self, split: str, start: int) -> Iterator[Job]:
         for number in range(start, self.counts[split]):
@@ -182,7 +181,7 @@ def arrange(names: Iterable[str], options: LayoutOptions, where: str) -> Layout:
     Raises:
         UserError: no layout fits, or a domain is empty.
     """
-    pictures = sorted((name for name in names if _is_picture(name)), key=os.fsencode)
+    pictures = sorted((name for name in names if is_picture(name)), key=os.fsencode)
     prefix, folders = _find_layout(pictures, options, where)
     members = {split: [name for name in pictures if name.startswith(folder)] for split, folder in folders.items()}
     for split in ("trainA",) if options.one_domain else ("trainA", "trainB"):
@@ -195,12 +194,12 @@ def arrange(names: Iterable[str], options: LayoutOptions, where: str) -> Layout:
         for domain in "AB":
             if members.get(f"train{domain}"):
                 folders[f"test{domain}"] = folders[f"train{domain}"]
-                members[f"train{domain}"], members[f"test{domain}"] = _part(members[f"train{domain}"], options)
-    sides = {
-        (folder, side): _stems(pictures, f"{folder[:-1]}_{side}/")
+                members[f"train{domain}"], members[f"test{domain}"] = part(members[f"train{domain}"], options)
+    beside = {
+        (folder, companion): _stems(pictures, f"{folder[:-1]}_{companion}/")
         for folder in folders.values()
         if folder
-        for side in SIDES
+        for companion in COMPANIONS
     }
     label_names = ()
     if options.folder_labels:
@@ -211,11 +210,12 @@ def arrange(names: Iterable[str], options: LayoutOptions, where: str) -> Layout:
         wanted = not (options.one_domain and split.endswith("B"))
         kept = members.get(split, []) if wanted else []
         kept = kept[: options.max_images] if options.max_images else kept
-        splits[split] = [_item(name, prefix, folders[split], sides, label_names) for name in kept]
+        splits[split] = [_item(name, prefix, folders[split], beside, label_names) for name in kept]
     return Layout(splits, label_names)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file is taken for an image: by its extension, unless it is hidden."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
     return not hidden and name.lower().endswith(images.EXTENSIONS)
 
@@ -245,8 +245,11 @@ def _find_layout(pictures: list[str], options: LayoutOptions, where: str) -> tup
     )
 
 
-def _part(names: list[str], options: LayoutOptions) -> tuple[list[str], list[str]]:
-    """(train, test): the test images are those with the smallest hashes, so that a new file moves few others."""
+def part(names: list[str], options: LayoutOptions) -> tuple[list[str], list[str]]:
+    """Parts names into (train, test), in their order.
+
+    The test images are those with the smallest hashes: a new file moves few others.
+    """
     count = min(round(options.test_fraction * len(names)), len(names) - 1)
     ordered = sorted(names, key=lambda name: hashlib.sha256(f"{options.seed}/".encode() + os.fsencode(name)).digest())
     test = set(ordered[:count])
@@ -264,16 +267,16 @@ def _class_folder(name: str, folder: str) -> str:
 
 
 def _item(
-    name: str, prefix: str, folder: str, sides: dict[tuple[str, str], dict[str, str]], label_names: tuple[str, ...]
+    name: str, prefix: str, folder: str, beside: dict[tuple[str, str], dict[str, str]], label_names: tuple[str, ...]
 ) -> Item:
     stem = os.path.splitext(name[len(folder) :])[0]
     found, missing = {}, ""
-    for side in SIDES:
-        available = sides.get((folder, side))
+    for companion in COMPANIONS:
+        available = beside.get((folder, companion))
         if available:
-            found[side] = available.get(stem)
-            if found[side] is None:
-                missing = f"no {side} of this name in {folder[:-1]}_{side}"
+            found[companion] = available.get(stem)
+            if found[companion] is None:
+                missing = f"no {companion} of this name in {folder[:-1]}_{companion}"
     class_folder = _class_folder(name, folder)
     label = label_names.index(class_folder) if class_folder in label_names else -1
     return Item(name, name[len(prefix) :], label, missing=missing, **found)
@@ -299,8 +302,8 @@ class FileJob:
         del size
         if self.missing:
             raise images.RejectedError(self.missing)
-        sides = (getattr(self, side) for side in SIDES)
-        return Loaded(self._read(self.image), *(path and self._read(path) for path in sides))
+        paths = {"image": self.image, **{name: getattr(self, name) for name in COMPANIONS}}
+        return Loaded(**{name: path and self._read(path) for name, path in paths.items()})
 
     def _read(self, path: str) -> bytes:
         try:
@@ -324,22 +327,26 @@ class FolderSource:
         self._splits = layout.splits
         self.counts = {split: len(items) for split, items in layout.splits.items()}
         self.label_names = layout.label_names
-        self.lossless = _all_lossless(layout)
-        self.description = {"kind": "folder", "name": _base_name(folder), **dataclasses.asdict(options)}
+        self.lossless = all_lossless(layout.splits)
+        self.description = {"kind": "folder", "name": base_name(folder), **dataclasses.asdict(options)}
 
     def fingerprint(self) -> str:
-        lines = []
-        for split, items in self._splits.items():
-            for item in items:
-                path = os.path.join(self._folder, item.name)
-                lines.append(f"{split}/{item}/{os.path.getsize(path) if os.path.exists(path) else -1}")
-        return _digest(lines)
+        return digest(
+            f"{split}/{item}/{_size(os.path.join(self._folder, item.name))}"
+            for split, items in self._splits.items()
+            for item in items
+        )
 
     def jobs(self, split: str, start: int) -> Iterator[Job]:
         for item in self._splits[split][start:]:
-            sides = {side: self._path(getattr(item, side)) for side in SIDES}
+            companions = {companion: self._path(getattr(item, companion)) for companion in COMPANIONS}
             yield FileJob(
-                item.key, item.label, self._path(item.name), **sides, missing=item.missing, max_bytes=self._max_bytes
+                item.key,
+                item.label,
+                self._path(item.name),
+                **companions,
+                missing=item.missing,
+                max_bytes=self._max_bytes,
             )
 
     def _path(self, name: str | None) -> str | None:
@@ -368,18 +375,83 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _all_lossless(layout: Layout) -> bool:
-    return all(
-        item.name.lower().endswith(images.LOSSLESS_EXTENSIONS) for items in layout.splits.values() for item in items
-    )
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # a dangling link; its job will say so
+        return -1
 
 
-def _base_name(path: str) -> str:
+def all_lossless(splits: dict[str, list[Item]]) -> bool:
+    """Whether every image that is there is of a lossless kind, by its extension."""
+    names = [item.name for items in splits.values() for item in items if item.name]
+    return all(name.lower().endswith(images.LOSSLESS_EXTENSIONS) for name in names)
+
+
+def base_name(path: str) -> str:
+    """A path's last part, also of "." and of "folder/"."""
     return os.path.basename(os.path.abspath(path))
 
 
-def _digest(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 of texts, in hex."""
+    state = hashlib.sha256()
     for line in lines:
-        digest.update(line.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
+        state.update(line.encode("utf-8", "surrogateescape") + b"\0")
+    return state.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- archives
+
+
+@dataclasses.dataclass(frozen=True)
+class BytesJob:
+    """A picture whose bytes the main process has read, or the `problem` it met."""
+
+    key: str
+    label: int = -1
+    image: bytes = b""
+    target: bytes | None = None
+    mask: bytes | None = None
+    label_map: bytes | None = None
+    problem: str = ""
+
+    def load(self, size: int) -> Loaded:
+        del size
+        if self.problem:
+            raise images.RejectedError(self.problem)
+        return Loaded(self.image, self.target, self.mask, self.label_map)
+
+
+class ArchiveSource:
+    """A zip or tar of image folders (see `arrange`), read without unpacking it."""
+
+    region = None
+
+    def __init__(self, path: str, options: LayoutOptions, *, max_bytes: int) -> None:
+        self._archive = archives.open_archive(path, max_bytes=max_bytes, wanted=is_picture)
+        layout = arrange(self._archive.sizes, options, path)
+        self._splits = layout.splits
+        self.counts = {split: len(items) for split, items in layout.splits.items()}
+        self.label_names = layout.label_names
+        self.lossless = all_lossless(layout.splits)
+        self.description = {"kind": "archive", "name": base_name(path), **dataclasses.asdict(options)}
+
+    def fingerprint(self) -> str:
+        return digest(
+            f"{split}/{item}/{self._archive.sizes[item.name]}"
+            for split, items in self._splits.items()
+            for item in items
+        )
+
+    def jobs(self, split: str, start: int) -> Iterator[Job]:
+        for item in self._splits[split][start:]:
+            if item.missing:
+                yield BytesJob(item.key, problem=item.missing)
+                continue
+            try:
+                names = {"image": item.name, **{part: getattr(item, part) for part in COMPANIONS}}
+                read = {part: self._archive.read(name) for part, name in names.items() if name is not None}
+                yield BytesJob(item.key, item.label, **read)
+            except images.RejectedError as error:
+                yield BytesJob(item.key, problem=str(error))

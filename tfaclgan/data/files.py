@@ -1,0 +1,63 @@
+"""Files that are whole whenever they are looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def flush(path: str) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Writes a file so that, whenever it is looked at, it is whole or not there."""
+    partial = path + ".partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+        raise
+    flush(os.path.dirname(path))
+
+
+def write_table(path: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Writes a CSV table; without rows there is none, and an earlier one goes."""
+    rows = list(rows)
+    if not rows:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        return
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def printable(text: str) -> str:
+    """A key for the console: one line, whatever bytes the file's name holds."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
