@@ -28,8 +28,8 @@ Deviations from the official code:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from tfaclgan.errors import UserError
 from tfaclgan.lazy import lazy_import
@@ -168,9 +168,9 @@ def phases(config: Config) -> tuple[Phase, ...]:
 
 
 class _Round(NamedTuple):
-    """One trained direction: its images [b, h, w, c], what they were made with, and its masks.
+    """One trained direction: its images [b, h, w, c], what they were made with, and the masks.
 
-    own: the generator of the images' domain; other: that of the domain translated to.
+    own, other: the generators of the images' domain and of the domain translated to.
     judged_hat: hat as the domain's discriminator sees it (variant aclmix: without gradient to bar).
     """
 
@@ -181,21 +181,19 @@ class _Round(NamedTuple):
     tilde: Tensor
     hat: Tensor
     judged_hat: Tensor
-    styles: tuple[Tensor, Tensor, Tensor]
+    styles: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
 
 
 def discriminator_loss(networks: Networks, batch: Batch, context: Context, config: Config) -> Loss:
     """Images against fakes in both domains; the way back (real) against the twin (fake) in pairs.
 
-    The paper's equations with the code's weights: each domain's fakes share the weight 1.
+    A domain's fakes share the weight 1.
     """
     objective = adversarial.OBJECTIVES[config.adversarial]
     source, target = _domains(batch, config)
-    contents = _contents(networks, source, target, config)
-    rounds = [
-        _without_gradient(r) for r in _rounds(networks, contents, source, target, "discriminators", context, config)
-    ]
+    rounds, _ = _make(networks, source, target, "discriminators", context, config)
+    rounds = [_without_gradient(r) for r in rounds]
     terms = {}
     for name, images, fakes in zip(("d_s", "d_t"), (source, target), _judged(rounds, config), strict=True):
         *fake_scores, scores = _scores(networks[name], [*fakes, images])
@@ -211,8 +209,7 @@ def generator_loss(networks: Networks, batch: Batch, context: Context, config: C
     """Everything the generators, style encoders and MLPs are trained for; see the module docstring."""
     objective = adversarial.OBJECTIVES[config.adversarial]
     source, target = _domains(batch, config)
-    contents = _contents(networks, source, target, config, identities=True)
-    rounds = _rounds(networks, contents, source, target, "generators", context, config)
+    rounds, identities = _make(networks, source, target, "generators", context, config)
     terms, watch = {}, {}
     for name, fakes in zip(("d_s", "d_t"), _judged(rounds, config), strict=True):
         scores = _scores(networks[name], fakes)
@@ -226,9 +223,8 @@ def generator_loss(networks: Networks, batch: Batch, context: Context, config: C
         terms["mask_size"] = config.focus_weight * size
         terms["mask_indecision"] = config.focus_weight * indecision
         watch = {f"mask_{name}": means[i] for i, name in enumerate(("bar", "tilde", "hat"))}
-    for name, images, content in (("g_s", source, contents["g_s", "s"]), ("g_t", target, contents["g_t", "t"])):
-        identity = _identity(networks[name], images, content, config)
-        error = reconstruction.mean_absolute_error(identity, images)
+    for name, images in (("g_s", source), ("g_t", target)):
+        error = reconstruction.mean_absolute_error(identities[name], images)
         terms[f"identity_{name}"] = config.identity_weight * error
     if config.style_weight:
         terms["style"] = config.style_weight * sum(_style_error(r) for r in rounds)
@@ -240,51 +236,79 @@ def _domains(batch: Batch, config: Config) -> tuple[Tensor, Tensor]:
     return (source, target) if config.direction == "a2b" else (target, source)
 
 
-def _contents(
-    networks: Networks, source: Tensor, target: Tensor, config: Config, identities: bool = False
-) -> dict[tuple[str, str], Tensor]:
-    """Every content that is needed, once: {(generator, domain of the image): [b, h', w', c']}."""
-    contents = {("g_s", "s"): networks["g_s"].content(source)}
-    if not (config.both_directions or identities):
-        contents["g_t", "s"] = networks["g_t"].content(source)
-        return contents
-    both = networks["g_t"].content(ops.concatenate([source, target]))
-    contents["g_t", "s"], contents["g_t", "t"] = ops.split(both, 2)
-    if config.both_directions:
-        contents["g_s", "t"] = networks["g_s"].content(target)
-    return contents
-
-
-def _rounds(
-    networks: Networks,
-    contents: dict[tuple[str, str], Tensor],
-    source: Tensor,
-    target: Tensor,
-    step: str,
-    context: Context,
-    config: Config,
-) -> list[_Round]:
+def _make(
+    networks: Networks, source: Tensor, target: Tensor, step: str, context: Context, config: Config
+) -> tuple[list[_Round], dict[str, Tensor]]:
+    """All images of a step: its rounds and, for the generators' step, {generator: identity image}."""
+    for_generators = step == "generators"
     shape = (source.shape[0], config.style_dim)
-    directions = [("g_s", "g_t", "s", source)]
-    if config.both_directions:
-        directions.append(("g_t", "g_s", "t", target))
+    directions = [("g_s", "g_t", source), ("g_t", "g_s", target)][: 1 + config.both_directions]
+    noise = [[context.normal(f"{step}/z{3 * i + j}", shape) for j in (1, 2, 3)] for i in range(len(directions))]
+
+    jobs = {"g_s": {}, "g_t": {}}
+    for i, (own, other, images) in enumerate(directions):
+        z1, z2, _ = noise[i]
+        jobs[other]["bar", i] = (images, z1)
+        jobs[own]["tilde", i] = (images, config.alpha * z2)
+    if for_generators:
+        for name, images in (("g_s", source), ("g_t", target)):
+            jobs[name]["identity"] = (images, _identity_style(networks[name], images, config))
+    raw = {name: _decode(networks[name], jobs[name]) for name in jobs}
+
     rounds = []
-    for own, other, domain, images in directions:
-        z1, z2, z3 = (context.normal(f"{step}/z{3 * len(rounds) + i}", shape) for i in (1, 2, 3))
-        own_network, other_network = networks[own], networks[other]
-        bar, bar_mask = munit.blend(other_network.decode(contents[other, domain], z1), images)
-        tilde, tilde_mask = munit.blend(own_network.decode(contents[own, domain], config.alpha * z2), images)
-        hat, hat_mask = _way_back(own_network, bar, z3)
+    for i, (own, other, images) in enumerate(directions):
+        bar, bar_mask = munit.blend(raw[other]["bar", i], images)
+        tilde, tilde_mask = munit.blend(raw[own]["tilde", i], images)
+        hat, hat_mask = _way_back(networks[own], bar, noise[i][2])
         judged_hat = hat
-        if config.both_directions and step == "generators":
-            judged_hat, _ = _way_back(own_network, ops.stop_gradient(bar), z3)
+        if config.both_directions and for_generators:
+            judged_hat, _ = _way_back(networks[own], ops.stop_gradient(bar), noise[i][2])
         masks = (bar_mask, tilde_mask, hat_mask) if config.mask else ()
-        rounds.append(_Round(own_network, other_network, images, bar, tilde, hat, judged_hat, (z1, z2, z3), masks))
-    return rounds
+        rounds.append(
+            _Round(networks[own], networks[other], images, bar, tilde, hat, judged_hat, tuple(noise[i]), masks)
+        )
+    identities = {}
+    if for_generators:
+        identities = {
+            name: _identity_image(raw[name]["identity"], images, config)
+            for name, images in (("g_s", source), ("g_t", target))
+        }
+    return rounds, identities
+
+
+def _decode(generator: Tensor, jobs: dict[Any, tuple[Tensor, Tensor]]) -> dict[Any, Tensor]:
+    """The raw outputs of jobs {label: (images, style)}: each batch of images encoded once, one call a network."""
+    distinct = {id(images): images for images, _ in jobs.values()}
+    contents = dict(zip(distinct, _split(generator.content(_join(distinct.values())), len(distinct)), strict=True))
+    content = _join([contents[id(images)] for images, _ in jobs.values()])
+    raw = generator.decode(content, _join([style for _, style in jobs.values()]))
+    return dict(zip(jobs, _split(raw, len(jobs)), strict=True))
+
+
+def _join(groups: Iterable[Tensor]) -> Tensor:
+    groups = list(groups)
+    return ops.concatenate(groups) if len(groups) > 1 else groups[0]
+
+
+def _split(joined: Tensor, count: int) -> Sequence[Tensor]:
+    return ops.split(joined, count) if count > 1 else [joined]
 
 
 def _way_back(own: Tensor, bar: Tensor, style: Tensor) -> tuple[Tensor, Tensor | None]:
     return munit.blend(own.decode(own.content(bar), style), bar)
+
+
+def _identity_style(generator: Tensor, images: Tensor, config: Config) -> Tensor:
+    if config.identity_style == "zero":
+        return ops.zeros((images.shape[0], config.style_dim), images.dtype)
+    return generator.style(images)
+
+
+def _identity_image(raw: Tensor, images: Tensor, config: Config) -> Tensor:
+    """What the identity loss compares with the image: colours alone, unless the variant blends."""
+    if not config.mask:
+        return raw
+    return munit.blend(raw, images)[0] if config.identity_mask else munit.colours_and_mask(raw)[0]
 
 
 def _without_gradient(r: _Round) -> _Round:
@@ -305,23 +329,11 @@ def _judged(rounds: Sequence[_Round], config: Config) -> tuple[list[Tensor], lis
 
 def _scores(discriminator: Tensor, groups: Sequence[Tensor]) -> list[list[Tensor]]:
     """One list of score maps a group of images, from one call."""
-    return adversarial.split(discriminator(ops.concatenate(groups)), len(groups))
+    return adversarial.split(discriminator(_join(groups)), len(groups))
 
 
 def _pairs(r: _Round) -> list[Tensor]:
     return [ops.concatenate([r.images, candidate], axis=-1) for candidate in (r.tilde, r.hat)]
-
-
-def _identity(generator: Tensor, images: Tensor, content: Tensor, config: Config) -> Tensor:
-    """The image through its own domain's generator with its own style; the mask is ignored."""
-    if config.identity_style == "zero":
-        style = ops.zeros((images.shape[0], config.style_dim), images.dtype)
-    else:
-        style = generator.style(images)
-    raw = generator.decode(content, style)
-    if not config.mask:
-        return raw
-    return munit.blend(raw, images)[0] if config.identity_mask else munit.colours_and_mask(raw)[0]
 
 
 def _style_error(r: _Round) -> Tensor:
