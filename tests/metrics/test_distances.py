@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import tensorflow as tf
 
 from tfaclgan.errors import UserError
-from tfaclgan.metrics import distances
+from tfaclgan.metrics import distances, tfgan
 
 
 def reference_fid(a, b):
@@ -95,6 +96,26 @@ def test_one_blocks_standard_error_is_the_spread_over_repetitions():
     spread = np.std([draw.mean for draw in draws], ddof=1)
     claimed = np.sqrt(np.mean([draw.standard_error**2 for draw in draws]))
     assert 0.7 < claimed / spread < 1.4
+
+
+def test_one_blocks_standard_error_is_the_jackknifes():
+    """Each estimate repeated by TF-GAN's own code without one tenth of both sets."""
+    a, b = sets(43, 26, 5)
+    got = distances.kernel_distance(a, b)
+    a, b = (x[np.random.default_rng((0, which)).permutation(len(x))] for which, x in enumerate((a, b)))
+    parts = zip(np.array_split(np.arange(43), 10), np.array_split(np.arange(26), 10))
+    left = [distances._kernel(np.delete(a, i, 0), np.delete(b, j, 0), 1024)[0] for i, j in parts]
+    assert got.standard_error == pytest.approx(np.sqrt(9 / 10 * np.sum((left - np.mean(left)) ** 2)), rel=1e-9)
+
+
+def test_the_shortcut_for_few_images_is_exact():
+    """TF-GAN on all dimensions gives the same as on the smaller set's span plus the rest."""
+    a, b = sets(70, 12, 40)
+    whole = tfgan.classifier_metrics().frechet_classifier_distance_from_activations(tf.constant(a), tf.constant(b))
+    projected, rest = distances._into_common_space(a, b)
+    assert projected[0].shape == (70, 12)
+    assert rest > 0
+    assert distances.frechet_distance(a, b) == pytest.approx(float(whole), rel=1e-9)
 
 
 def test_kernel_distance_is_unbiased_and_may_be_negative():
