@@ -9,6 +9,7 @@ same global batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +18,9 @@ from tfaclgan.data import augment, reading, records
 from tfaclgan.errors import UserError
 
 _DOMAINS = (("a", "trainA"), ("b", "trainB"))
-# First words of the seeds, so that order and augmentation never share a stream.
-_ORDER, _AUGMENT = 0x0DE2, 0xA06E
+_MAPS = ("mask", "label_map")
+_COMPANIONS = ("target", *_MAPS)
+_ORDER, _AUGMENT = 0, 1  # streams of draws that must not meet
 _SHUFFLE_ROUNDS = 4
 # Reads happen in Python and hold its lock: so many rows at a time.
 _ROWS_PER_READ = 16
@@ -36,6 +38,8 @@ class PipelineOptions:
     cache_mb: a split's encoded records are kept in host memory if they fit this many MiB.
     parallel_calls: images decoded and augmented at once; 0: tf.data decides.
     deterministic: keep the order even when a later image is ready first.
+    companions: what else of a training split's records goes into batches, where the split has it: "mask",
+        "label_map" (nearest neighbours, one channel) and "target" (treated as the image itself).
     """
 
     height: int
@@ -47,6 +51,7 @@ class PipelineOptions:
     cache_mb: int = 512
     parallel_calls: int = 0
     deterministic: bool = True
+    companions: tuple[str, ...] = ("mask",)
 
 
 def training_dataset(
@@ -72,14 +77,15 @@ def training_dataset(
         replicas_per_host: replicas fed by one host.
 
     Returns:
-        Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int64 [b], "key_a", "key_b": string [b],
-        and "mask_a", "mask_b": uint8 [b, h, w, 1] where the split has masks}, b = global_batch / replicas.
+        Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int32 [b], "key_a", "key_b": string [b], and
+        per companion "mask_a", "mask_b": uint8 [b, h, w, 1] ...}, b = global_batch / replicas.
 
     Raises:
         UserError: a missing split, a broken index, a batch that the replicas cannot share, a bad spec.
     """
     _check(manifest, options)
     augmentation = augment.parse(options.augment)
+    augment.check_channels(augmentation, manifest.channels, options.augment)
     replicas = hosts * replicas_per_host
     if global_batch < 1 or global_batch % replicas:
         raise UserError(
@@ -102,12 +108,10 @@ def training_dataset(
         return element
 
     def images(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        sample = element["sample"]
-        step = sample // global_batch
-        active = tf.constant(True) if not options.augment_until_step else step < options.augment_until_step
+        step = element["sample"] // global_batch
         result: dict[str, tf.Tensor] = {}
         for domain in domains:
-            result.update(domain.images(element, augmentation, active))
+            result.update(domain.images(element, augmentation, step))
         return result
 
     dataset = tf.data.Dataset.range(first_step * rows_per_host, np.iinfo(np.int64).max, _ROWS_PER_READ)
@@ -130,7 +134,7 @@ def evaluation_dataset(
         batch: rows of every element; the last one repeats the split's last image, with valid False.
 
     Returns:
-        Elements {"image": uint8 [batch, h, w, c], "key": string [batch], "label": int64 [batch], "valid": bool
+        Elements {"image": uint8 [batch, h, w, c], "key": string [batch], "label": int32 [batch], "valid": bool
         [batch], and where the split has them "target": uint8 [batch, h, w, c], "mask" and "label_map": uint8
         [batch, h, w, 1]}.
 
@@ -141,27 +145,14 @@ def evaluation_dataset(
     if batch < 1:
         raise UserError(f"batch size {batch} must be at least 1")
     reader = reading.SplitReader(manifest, split)
-    there = manifest.split(split)
-    channels = manifest.channels
-
-    def crop(encoded: tf.Tensor, channels: int, *, nearest: bool = False) -> tf.Tensor:
-        return _test_image(encoded, channels, options, nearest=nearest)
+    names = [name for name in _COMPANIONS if getattr(manifest.split(split), f"has_{name}")]
 
     def element(number: tf.Tensor) -> dict[str, tf.Tensor]:
         example = _parse(_read(reader, tf.minimum(number, len(reader) - 1)[tf.newaxis]))
         example = {name: value[0] for name, value in example.items()}
-        result = {
-            "image": crop(example["image/encoded"], channels),
-            "key": example["image/key"],
-            "label": example["image/label"],
-            "valid": number < len(reader),
-        }
-        if there.has_target:
-            result["target"] = crop(example["target/encoded"], channels)
-        if there.has_mask:
-            result["mask"] = crop(example["mask/encoded"], 1, nearest=True)
-        if there.has_label_map:
-            result["label_map"] = crop(example["label_map/encoded"], 1, nearest=True)
+        result = {"key": example["image/key"], "label": example["image/label"], "valid": number < len(reader)}
+        for name in ("image", *names):
+            result[name] = _evaluation_image(example[f"{name}/encoded"], name, manifest.channels, options)
         return result
 
     padded = -(-len(reader) // batch) * batch
@@ -183,7 +174,7 @@ def read_images(manifest: records.Manifest, split: str, count: int, options: Pip
     for number in range(min(count, len(reader))):
         example = records.parse(tf.constant(reader.read(number)))
         try:
-            images.append(_test_image(example["image/encoded"], manifest.channels, options).numpy())
+            images.append(_evaluation_image(example["image/encoded"], "image", manifest.channels, options).numpy())
         except tf.errors.InvalidArgumentError as error:
             raise reading.explain(error, manifest) or error from error
     return np.stack(images) if images else np.zeros((0, options.height, options.width, manifest.channels), np.uint8)
@@ -196,48 +187,68 @@ class _Domain:
         self, manifest: records.Manifest, split: str, options: PipelineOptions, number: int, name: str
     ) -> None:
         self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb)
-        self._count = len(self._reader)
-        self._has_mask = manifest.split(split).has_mask
         self._channels = manifest.channels
         self._options, self._number, self._name = options, number, name
+        there = manifest.split(split)
+        self._fields = ["image", *(field for field in options.companions if getattr(there, f"has_{field}"))]
 
     def read(self, sample: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Encoded fields of the samples [n], each [n]."""
-        example = _parse(_read(self._reader, record_numbers(sample, self._count, self._options.seed, self._number)))
-        names = {"image/encoded": "encoded", "image/key": "key", "image/label": "label"}
-        if self._has_mask:
-            names["mask/encoded"] = "mask"
-        return {f"{short}_{self._name}": example[long] for long, short in names.items()}
+        """What is needed of the samples' [n] records, still encoded, each [n]."""
+        numbers = record_numbers(sample, len(self._reader), self._options.seed, self._number)
+        example = _parse(_read(self._reader, numbers))
+        needed = ["image/key", "image/label", *(f"{field}/encoded" for field in self._fields)]
+        return {f"{self._name}/{name}": example[name] for name in needed}
 
     def images(
-        self, element: dict[str, tf.Tensor], augmentation: augment.Augmentation, active: tf.Tensor
+        self, element: dict[str, tf.Tensor], augmentation: augment.Augmentation, step: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """One row's image (and mask), decoded and augmented."""
-        options = self._options
-        seed = tf.stack([tf.constant((options.seed * 2 + self._number) << 16 | _AUGMENT, tf.int64), element["sample"]])
-        image = _decode(element[f"encoded_{self._name}"], self._channels)
-        image = augment.random_image(
-            image, augmentation, options.height, options.width, options.load_size, seed, active
-        )
-        image.set_shape([options.height, options.width, self._channels])
-        return {
-            self._name: image,
-            f"label_{self._name}": element[f"label_{self._name}"],
-            f"key_{self._name}": element[f"key_{self._name}"],
-        }
+        """One row: the image and its companions, decoded and augmented with one seed."""
+        options, name = self._options, self._name
+        seed = tf.stack([tf.constant(_seed_word(options.seed, self._number, _AUGMENT), tf.int64), element["sample"]])
+        result = {f"key_{name}": element[f"{name}/image/key"], f"label_{name}": element[f"{name}/image/label"]}
+        for field in self._fields:
+            is_map = field in _MAPS
+            image = _decode(element[f"{name}/{field}/encoded"], 1 if is_map else self._channels)
+            random_image = functools.partial(
+                augment.random_image,
+                image,
+                height=options.height,
+                width=options.width,
+                load_size=options.load_size,
+                seed=seed,
+                is_map=is_map,
+            )
+            calm = augment.Augmentation(crop=augmentation.crop)
+            if options.augment_until_step and augmentation != calm:
+                augmented = tf.cond(
+                    step < options.augment_until_step,
+                    functools.partial(random_image, augmentation),
+                    functools.partial(random_image, calm),
+                )
+            else:
+                augmented = random_image(augmentation)
+            augmented.set_shape([options.height, options.width, image.shape[-1]])
+            result[name if field == "image" else f"{field}_{name}"] = augmented
+        return result
 
 
 def record_numbers(sample: tf.Tensor, count: int, seed: int, domain: int) -> tf.Tensor:
     """Which records the samples [n] are: int64 [n]; a permutation of 0..count-1 in each epoch of `count` samples."""
     epoch, position = sample // count, sample % count
-    words = tf.stack([tf.fill(tf.shape(sample), tf.constant(seed * 2 + domain, tf.int64)), epoch], axis=1)
+    words = tf.stack(
+        [tf.fill(tf.shape(sample), tf.constant(_seed_word(seed, domain, _ORDER), tf.int64)), epoch], axis=1
+    )
     # tf.random.experimental.index_shuffle pads a matrix of seeds along the wrong axis; this is the op under it.
     return tf.raw_ops.RandomIndexShuffle(
         index=position,
-        seed=tf.pad(words, [[0, 0], [1, 0]], constant_values=_ORDER),
+        seed=tf.pad(words, [[0, 0], [1, 0]]),
         max_index=tf.fill(tf.shape(sample), tf.constant(count - 1, tf.int64)),
         rounds=_SHUFFLE_ROUNDS,
     )
+
+
+def _seed_word(seed: int, domain: int, stream: int) -> int:
+    return seed % 2**61 * 4 + domain * 2 + stream
 
 
 def _read(reader: reading.SplitReader, numbers: tf.Tensor) -> tf.Tensor:
@@ -249,7 +260,8 @@ def _read(reader: reading.SplitReader, numbers: tf.Tensor) -> tf.Tensor:
 def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in records.BYTES_FEATURES}
     features["image/label"] = tf.io.FixedLenFeature([], tf.int64)
-    return tf.io.parse_example(serialized, features)
+    example = tf.io.parse_example(serialized, features)
+    return {**example, "image/label": tf.cast(example["image/label"], tf.int32)}  # 64 bits are slow on TPU
 
 
 def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
@@ -258,14 +270,18 @@ def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     return decoder(encoded, channels=channels)
 
 
-def _test_image(encoded: tf.Tensor, channels: int, options: PipelineOptions, *, nearest: bool = False) -> tf.Tensor:
-    image = augment.resize(_decode(encoded, channels), options.height, options.width, options.load_size)
-    image = augment.centre_crop(image, options.height, options.width)
-    image.set_shape([options.height, options.width, channels])
+def _evaluation_image(encoded: tf.Tensor, field: str, channels: int, options: PipelineOptions) -> tf.Tensor:
+    is_map = field in _MAPS
+    image = _decode(encoded, 1 if is_map else channels)
+    image = augment.evaluation_image(image, options.height, options.width, options.load_size, nearest=is_map)
+    image.set_shape([options.height, options.width, 1 if is_map else channels])
     return image
 
 
 def _check(manifest: records.Manifest, options: PipelineOptions) -> None:
+    unknown = [name for name in options.companions if name not in _COMPANIONS]
+    if unknown:
+        raise UserError(f"records hold no {unknown[0]!r}; companions of an image are {', '.join(_COMPANIONS)}")
     if manifest.channels not in (1, 3, 4):
         raise UserError(
             f"{manifest.path(records.MANIFEST_NAME)}: {manifest.channels} channels, but images have 1, 3 or 4; "
