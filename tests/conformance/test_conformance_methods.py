@@ -1,0 +1,171 @@
+"""What the house promises of every registered method, asked of each in its smallest form."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfaclgan.engine import strategy as strategies
+from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.inference.translator import Translator
+from tfaclgan.methods import base
+from tfaclgan.training import checkpoint, rundir
+
+# A method without an entry here fails `test_every_method_is_covered`.
+_MUNIT = {"width": 4, "residual_blocks": 1, "mlp_dim": 8, "discriminator_width": 4, "discriminator_scales": 2, "discriminator_layers": 2}
+TINY = {"acl_gan": _MUNIT, "munit": _MUNIT}
+SIZE = 32
+BATCH = 4
+# Ops without a TPU kernel or with one that leaves the compiled program (field.md 5.14-5.20).
+DENIED = {
+    "ImageProjectiveTransformV2", "ImageProjectiveTransformV3", "ScaleAndTranslate", "ResizeBicubic", "ResizeArea", "CropAndResize",
+    "PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Print", "WriteScalarSummary", "WriteImageSummary", "WriteSummary",
+    "RandomStandardNormal", "RandomUniform", "TruncatedNormal", "Unique", "UniqueV2", "Where", "HistogramFixedWidth", "ResizeNearestNeighbor",
+}  # fmt: skip
+
+
+def test_every_method_is_covered():
+    assert sorted(TINY) == base.names()
+
+
+@pytest.fixture(params=sorted(TINY))
+def method(request):
+    return base.get(request.param)
+
+
+def config_of(method, **changes):
+    return method.config(**{**TINY[method.name], **changes})
+
+
+def recipe_of(method, **changes):
+    return dataclasses.replace(method.recipe, batch_size=BATCH, image_size=SIZE, load_size=SIZE, learning_rate=1e-3, **changes)
+
+
+def engine(method, replicas=1, recipe=None, config=None, **options):
+    hardware = strategies.make("cpu", cpu_devices=replicas)
+    return Engine(
+        method,
+        config or config_of(method),
+        image_shape=(SIZE, SIZE, 3),
+        recipe=recipe or recipe_of(method),
+        strategy=hardware.strategy,
+        **options,
+    )
+
+
+def batches(subject, first=0):
+    random = np.random.RandomState(0)
+    data = {key: random.randint(0, 256, (8 * BATCH, SIZE, SIZE, 3), dtype=np.uint8) for key in "ab"}
+
+    def make(_):
+        dataset = tf.data.Dataset.from_tensor_slices(data).repeat().skip(first * BATCH)
+        return dataset.batch(BATCH // subject.replicas, drop_remainder=True)
+
+    return iter(make(None)) if subject.replicas == 1 else iter(subject.strategy.distribute_datasets_from_function(make))
+
+
+def test_trains_every_weight_with_equal_results_on_two_replicas(method):
+    """One engine a replica count serves several promises: tracing is what these tests cost."""
+    one, two = engine(method), engine(method, replicas=2)
+    before = one.state()
+    period = one.period
+    report = one.train(batches(one), 2 * period)
+    report_two = two.train(batches(two), 2 * period)
+    assert not report.non_finite
+    assert report.scalars.keys() == report_two.scalars.keys()
+    for name, value in report.scalars.items():
+        # Losses of the first steps; Adam turns rounding of vanishing gradients into whole steps of the rate
+        # (reference 13), so weights are compared through what they do.
+        assert report_two.scalars[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
+    after = one.state()
+    still = [n for n in after if n.startswith("networks/") and np.array_equal(before[n], after[n]) and "moving" not in n]
+    assert not still, f"never trained: {still}"
+    slots = [n for n in after if n.startswith("optimizers/") and "/v/" in n and not after[n].any()]
+    assert not slots, f"never had a gradient: {slots}"
+    one.train(batches(one), period)
+    assert one.trace_count == 1
+    functions = one._train.get_concrete_function(batches(one), tf.constant(2, tf.int64)).graph.as_graph_def().library.function
+    ops = {node.op for function in functions for node in function.node_def}
+    assert not ops & DENIED
+
+
+def test_first_step_is_the_same_on_two_replicas_to_float_accuracy(method):
+    """Terms and gradient norms of one step, from equal weights and noise."""
+    reports = []
+    for replicas in (1, 2):
+        subject = engine(method, replicas=replicas, recipe=recipe_of(method, weight_decay=0.0))
+        reports.append(subject.train(batches(subject), subject.period).scalars)
+    first_phase = engine_first_phase(method)
+    for name in reports[0]:
+        if name.startswith(first_phase):
+            assert reports[1][name] == pytest.approx(reports[0][name], rel=1e-3, abs=1e-5), name
+
+
+def engine_first_phase(method):
+    return method.phases(config_of(method))[0].name
+
+
+def test_compiles_under_xla_and_agrees(method):
+    plain, compiled = engine(method, xla="off"), engine(method, xla="on")
+    expected = plain.train(batches(plain), plain.period).scalars
+    actual = compiled.train(batches(compiled), compiled.period).scalars
+    for name in expected:
+        assert actual[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-4), name
+
+
+def test_bfloat16_stays_finite(method):
+    subject = engine(method, dtype="bfloat16")
+    report = subject.train(batches(subject), 2 * subject.period)
+    assert not report.non_finite
+    assert all(np.isfinite(v).all() for v in subject.state().values())
+    assert {str(v.dtype) for m in subject.networks.values() for v in m.trainable_variables} == {"float32"}
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(method, tmp_path):
+    recipe = recipe_of(method, ema_decay=0.9)
+    whole = engine(method, recipe=recipe)
+    period = whole.period
+    whole.train(batches(whole), 2 * period)
+    first = engine(method, recipe=recipe)
+    first.train(batches(first), period)
+    checkpoint.save(str(tmp_path), first.state(), period)
+    second = engine(method, recipe=recipe)
+    second.load_state(checkpoint.load_newest(str(tmp_path))[1], "checkpoint")
+    second.train(batches(second, first=period), period)
+    expected, actual = whole.state(), second.state()
+    different = [name for name in expected if not np.array_equal(expected[name], actual[name])]
+    assert not different
+
+
+def test_weights_have_the_same_names_in_a_second_build(method):
+    assert list(engine(method).variables()) == list(engine(method, seed=9).variables())
+
+
+def test_checkpoint_to_translation(method, tmp_path):
+    subject = engine(method, recipe=recipe_of(method, ema_decay=0.5))
+    config = config_of(method)
+    run = rundir.Run(str(tmp_path / "run"), method, config, (SIZE, SIZE, 3), {"load_size": SIZE})
+    rundir.open_run(run)
+    checkpoint.save(run.folder("checkpoints"), subject.state(), 0)
+    loaded_run, networks = rundir.load_networks(run.path)
+    assert loaded_run.config == config
+    translator = Translator(loaded_run, networks)
+    photos = np.random.RandomState(1).randint(0, 256, (3, 40, 33, 3), dtype=np.uint8)
+    for direction in translator.directions:
+        result = translator.translate(photos, direction=direction, seed=3)
+        assert result.shape == photos.shape
+        assert result.dtype == np.uint8
+        assert np.array_equal(result, translator.translate(photos, direction=direction, seed=3))
+        if translator.style_dim:
+            assert translator.encode_style(photos, direction=direction).shape == (3, translator.style_dim)
+            assert not np.array_equal(result, translator.translate(photos, direction=direction, seed=4))
+
+
+def test_grey_and_rectangular_images_train(method):
+    subject = Engine(method, config_of(method), image_shape=(SIZE, 2 * SIZE, 1), recipe=recipe_of(method))
+    images = np.random.RandomState(0).randint(0, 256, (2, SIZE, 2 * SIZE, 1), dtype=np.uint8)
+    iterator = iter(tf.data.Dataset.from_tensor_slices({"a": images, "b": images}).repeat().batch(2, drop_remainder=True))
+    assert not subject.train(iterator, subject.period).non_finite

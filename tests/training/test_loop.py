@@ -1,0 +1,290 @@
+"""The loop on the toy method: a run goes on where it stopped, whatever stopped it, and says what it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+
+import folder_of_records
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy import TOY, Config
+
+from tfaclgan.data import records
+from tfaclgan.data.pipeline import PipelineOptions
+from tfaclgan.engine import strategy
+from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
+from tfaclgan.methods import base
+from tfaclgan.training import checkpoint, loop, preemption, rundir
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(base._REGISTRY, "toy", TOY)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return records.load_manifest(folder_of_records.write(tmp_path_factory.mktemp("data")))
+
+
+def start(data, path, *, config=None, judge=None, replicas=1, recipe=None, **settings):
+    recipe = dataclasses.replace(TOY.recipe, **(recipe or {}))
+    run = rundir.Run(str(path), TOY, config or Config(), (16, 16, 3), {"load_size": 16, "learning_rate": recipe.learning_rate})
+    options = {"log_every": 2, "sample_every": 4, "checkpoint_every": 4, "sample_count": 2, "steps_per_loop": 4, **settings}
+    return loop.train(
+        run,
+        data,
+        strategy.make("cpu", cpu_devices=replicas),
+        loop.Settings(recipe=recipe, data_options=PipelineOptions(16, 16, 16, augment="flip"), **options),
+        judge,
+    )
+
+
+def final_state(path):
+    return checkpoint.load_newest(os.path.join(path, "checkpoints"))[1]
+
+
+def logged(path):
+    with open(os.path.join(path, "metrics.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
+def test_a_run_leaves_what_the_documentation_lists(data, tmp_path, capsys):
+    assert start(data, tmp_path / "run") == EXIT_OK
+    names = set(os.listdir(tmp_path / "run"))
+    assert {"run.json", "run.flags", "environment.json", "checkpoints", "metrics.jsonl", "samples"} <= names
+    assert any("tfevents" in name for name in names)
+    assert [c.step for c in checkpoint.find(str(tmp_path / "run" / "checkpoints"))] == [8, 4]
+    assert sorted(os.listdir(tmp_path / "run" / "samples")) == [f"a2b_{step:09d}.png" for step in (0, 4, 8)]
+    sheet = np.asarray(Image.open(tmp_path / "run" / "samples" / "a2b_000000000.png"))
+    assert sheet.shape == (2 * 18 + 2, 2 * 18 + 2, 3)
+    environment = json.load(open(tmp_path / "run" / "environment.json"))["starts"][0]
+    assert environment["data_fingerprint"] == rundir.data_fingerprint(data.folder)
+    assert environment["packages"]["keras"]
+    out = capsys.readouterr().err
+    assert "training on the CPU only" in out
+    assert "img/s" in out
+    assert "ETA" in out
+    assert "input wait" in out
+
+
+def test_metrics_are_in_jsonl_and_in_tensorboard(data, tmp_path):
+    start(data, tmp_path)
+    lines = [line for line in logged(tmp_path) if "critic/loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    for name in ("generator/adversarial", "critic/gradient_norm", "weight_norm/critic", "learning_rate/generator", "throughput/input_wait_share"):
+        assert all(np.isfinite(line[name]) for line in lines), name
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0, "images": 0}).Reload()
+    tags = events.Tags()["tensors"]
+    assert {"critic/loss", "samples/a2b", "throughput/images_per_second"} <= set(tags)
+    assert [event.step for event in events.Tensors("critic/loss")] == [2, 4, 6, 8]
+
+
+def test_stopped_and_started_again_equals_never_stopped(data, tmp_path, monkeypatch):
+    start(data, tmp_path / "whole")
+    real, calls = loop._Session._after_loop, []
+
+    def terminated_once(session, stop):
+        calls.append(session._step)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(session, stop)
+
+    monkeypatch.setattr(loop._Session, "_after_loop", terminated_once)
+    assert start(data, tmp_path / "cut") == EXIT_PREEMPTED
+    assert checkpoint.find(str(tmp_path / "cut" / "checkpoints"))[0].step == 6
+    assert start(data, tmp_path / "cut") == EXIT_OK
+    expected, actual = final_state(tmp_path / "whole"), final_state(tmp_path / "cut")
+    assert expected.keys() == actual.keys()
+    assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
+    for name in os.listdir(tmp_path / "whole" / "samples"):
+        assert (tmp_path / "whole" / "samples" / name).read_bytes() == (tmp_path / "cut" / "samples" / name).read_bytes()
+    steps = [line["step"] for line in logged(tmp_path / "cut") if "critic/loss" in line]
+    assert steps == [2, 4, 6, 8]
+
+
+def test_after_a_kill_lines_beyond_the_checkpoint_are_not_doubled(data, tmp_path):
+    start(data, tmp_path, recipe={"steps": 4})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "critic/loss": 1.0}\n{"step": 8, "cri')  # logged, then killed before the save
+    start(data, tmp_path)
+    assert [line["step"] for line in logged(tmp_path) if "critic/loss" in line] == [2, 4, 6, 8]
+
+
+def test_two_replicas_train_to_the_weights_of_one(data, tmp_path):
+    start(data, tmp_path / "one")
+    start(data, tmp_path / "two", replicas=2)
+    one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_finished_runs_say_so(data, tmp_path, capsys):
+    start(data, tmp_path)
+    assert start(data, tmp_path) == EXIT_OK
+    assert "already trained to step 8" in capsys.readouterr().err
+
+
+def test_non_finite_training_stops_names_the_term_and_keeps_the_good_checkpoint(data, tmp_path, capsys):
+    assert start(data, tmp_path, config=Config(poison_step=5)) == EXIT_NON_FINITE
+    out = capsys.readouterr().err
+    assert "step 5" in out
+    assert "critic/real" in out
+    assert "step_000000004" in out
+    assert [c.step for c in checkpoint.find(str(tmp_path / "checkpoints"))] == [4]
+    assert all(np.isfinite(v).all() for v in final_state(tmp_path).values())
+
+
+def test_another_width_is_refused_and_another_rate_is_told(data, tmp_path, capsys):
+    start(data, tmp_path, recipe={"steps": 4})
+    before = {name: (tmp_path / name).read_bytes() for name in ("run.json", "run.flags")}
+    with pytest.raises(UserError, match=r"would change its networks: --toy.width: 4 -> 8"):
+        start(data, tmp_path, config=Config(width=8))
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    start(data, tmp_path, recipe={"learning_rate": 0.5})
+    assert "differs from the last start: --learning_rate: 0.001 -> 0.5" in capsys.readouterr().err
+
+
+def test_another_methods_directory_is_refused(data, tmp_path):
+    start(data, tmp_path, recipe={"steps": 2})
+    path = tmp_path / "run.json"
+    content = json.loads(path.read_text())
+    config = base.get("munit").config()
+    path.write_text(json.dumps({**content, "method": "munit", "config": dataclasses.asdict(config)}))
+    with pytest.raises(UserError, match="a run of munit, not toy"):
+        start(data, tmp_path)
+
+
+def test_a_folder_with_other_things_is_refused(data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        start(data, tmp_path)
+    assert os.listdir(tmp_path) == [".lock", "thesis.txt"] or sorted(os.listdir(tmp_path)) == [".lock", "thesis.txt"]
+
+
+def test_a_directory_in_use_is_refused(data, tmp_path):
+    held = rundir.lock(str(tmp_path))
+    with pytest.raises(UserError, match="another process is training here"):
+        start(data, tmp_path)
+    held.close()
+
+
+def test_the_best_by_metric_is_kept(data, tmp_path):
+    values = iter([0.3, 0.1, 0.2, 0.25])
+
+    def judge(translator):
+        assert translator.directions == ("a2b",)
+        return {"protocol": {}, "metrics": {"kid": next(values), "fid": None}, "untouched": {}}
+
+    start(data, tmp_path, judge=judge, eval_every=2, checkpoint_every=8)
+    best = checkpoint.find(str(tmp_path / "best"))
+    assert [(c.step, c.metric) for c in best] == [(4, 0.1)]
+    assert [line["evaluation/kid"] for line in logged(tmp_path) if "evaluation/kid" in line] == [0.3, 0.1, 0.2, 0.25]
+    _, networks = rundir.load_networks(str(tmp_path), "best")
+    state = checkpoint.load(best[0])
+    assert np.array_equal(networks["generator"].trainable_variables[0].numpy(), state["networks/generator/in/kernel"])
+
+
+def test_averages_are_what_users_get(data, tmp_path):
+    start(data, tmp_path, recipe={"ema_decay": 0.5})
+    _, networks = rundir.load_networks(str(tmp_path))
+    state = final_state(tmp_path)
+    weight = networks["generator"].trainable_variables[0].numpy()
+    assert np.array_equal(weight, state["averages/generator/in/kernel"])
+    assert not np.array_equal(weight, state["networks/generator/in/kernel"])
+
+
+def test_switching_averages_on_later_starts_them_from_the_weights(data, tmp_path):
+    start(data, tmp_path, recipe={"steps": 4})
+    start(data, tmp_path, recipe={"steps": 8, "ema_decay": 0.5})
+    assert any(name.startswith("averages/") for name in final_state(tmp_path))
+
+
+def test_a_damaged_checkpoint_costs_only_what_came_after_the_older_one(data, tmp_path, capsys):
+    start(data, tmp_path)
+    path = tmp_path / "checkpoints" / "step_000000008" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    whole = final_state_after_damage = None
+    start(data, tmp_path)
+    assert "damaged" in capsys.readouterr().err
+    final_state_after_damage = final_state(tmp_path)
+    start(data, tmp_path / "other")
+    whole = final_state(tmp_path / "other")
+    assert all(np.array_equal(whole[name], final_state_after_damage[name]) for name in whole)
+
+
+def test_a_corrupt_record_stops_with_shard_and_offset(tmp_path):
+    folder = folder_of_records.write(tmp_path / "data")
+    shard = tmp_path / "data" / "trainB-00000-of-00001.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 0xFF
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"trainB-00000-of-00001\.tfrecord") as caught:
+        start(records.load_manifest(folder), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["trainA", "trainB"])
+def test_one_picture_a_domain_trains_and_none_is_refused(tmp_path, missing):
+    one = folder_of_records.write(tmp_path / "one", {"trainA": 1, "trainB": 1, "testA": 1})
+    assert start(records.load_manifest(one), tmp_path / "run", recipe={"steps": 2}) == EXIT_OK
+    counts = {name: 1 for name in ("trainA", "trainB") if name != missing}
+    none = records.load_manifest(folder_of_records.write(tmp_path / "none", counts))
+    with pytest.raises(UserError, match=missing):
+        start(none, tmp_path / "run2", recipe={"steps": 2})
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused():
+    with pytest.raises(UserError, match="multiple of 2"):
+        loop.check_batch(3, strategy.make("cpu", cpu_devices=2))
+
+
+def test_a_slow_source_shows_in_the_input_wait(data, tmp_path, monkeypatch):
+    import time
+
+    import tensorflow as tf
+
+    real = loop.pipeline.training_dataset
+
+    def slow(*arguments, **options):
+        def sleep(x):
+            time.sleep(0.05)
+            return x
+
+        def wait(element):
+            token = tf.numpy_function(sleep, [tf.zeros([])], tf.float32)
+            with tf.control_dependencies([token]):
+                return {key: tf.identity(value) for key, value in element.items()}
+
+        return real(*arguments, **options).map(wait)
+
+    monkeypatch.setattr(loop.pipeline, "training_dataset", slow)
+    start(data, tmp_path, recipe={"steps": 40}, log_every=20, sample_every=0, checkpoint_every=100, steps_per_loop=20)
+    shares = [line["throughput/input_wait_share"] for line in logged(tmp_path) if "throughput/input_wait_share" in line]
+    assert shares[-1] > 0.6
+
+
+def test_a_profile_is_written_for_tensorboard(data, tmp_path):
+    start(data, tmp_path, profile=(4, 5))
+    found = [os.path.join(f, n) for f, _, names in os.walk(tmp_path / "plugins" / "profile") for n in names]
+    assert [name for name in found if name.endswith(".xplane.pb")]
+    assert b"critic" in b"".join(open(name, "rb").read() for name in found if name.endswith(".xplane.pb"))
+
+
+def test_histograms_on_request(data, tmp_path):
+    start(data, tmp_path, histogram_every=4)
+    tags = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
+    assert "networks/critic/in/kernel" in tags
+
+
+def test_signals_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with preemption.StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
