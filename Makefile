@@ -27,7 +27,7 @@ test-all: $(INSTALLED) ## every test, also the slow ones (parity, kills, real tr
 	$(CPU) $(BIN)/python -m pytest -n $(WORKERS) -m '' $(PYTEST_FLAGS) $(TESTS)
 
 bench: $(INSTALLED) ## the README's figures, measured on this machine
-	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 lint: $(INSTALLED) ## style, types on public signatures
 	$(BIN)/ruff check .

@@ -235,7 +235,7 @@ def test_a_failed_installation_leaves_no_stamp(make_environment, tmp_path, monke
         ("quickstart", "-m tfaclgan.quickstart"),
         ("test", "-m pytest"),
         ("test-all", "-m pytest"),
-        ("bench", "benchmarks/bench_"),
+        ("bench", "benchmarks/"),
         ("lint", "ruff check"),
         ("lock", "requirements/lock.py"),
         ("clean", "rm -rf .venv"),
