@@ -21,7 +21,9 @@ _DOMAINS = (("a", "trainA"), ("b", "trainB"))
 _MAPS = ("mask", "label_map")
 _COMPANIONS = ("target", *_MAPS)
 _ORDER, _AUGMENT = 0, 1  # streams of draws that must not meet
-_SHUFFLE_ROUNDS = 4
+_SHUFFLE_ROUNDS = 4  # as in tf.random.experimental.index_shuffle
+# Index shuffling walks through at least 2**16 numbers in search of a valid one: up to this count sorting is faster.
+_MOST_SORTED = 2048
 # Reads happen in Python and hold its lock: so many rows at a time.
 _ROWS_PER_READ = 16
 
@@ -233,15 +235,26 @@ class _Domain:
 
 
 def record_numbers(sample: tf.Tensor, count: int, seed: int, domain: int) -> tf.Tensor:
-    """Which records the samples [n] are: int64 [n]; a permutation of 0..count-1 in each epoch of `count` samples."""
+    """Which records the samples int64 [n] are: int64 [n]; each epoch of `count` samples is a permutation of its own."""
     epoch, position = sample // count, sample % count
-    words = tf.stack(
-        [tf.fill(tf.shape(sample), tf.constant(_seed_word(seed, domain, _ORDER), tf.int64)), epoch], axis=1
-    )
-    # tf.random.experimental.index_shuffle pads a matrix of seeds along the wrong axis; this is the op under it.
+    epochs, row = tf.unique(epoch, out_idx=tf.int64)
+    few = count <= _MOST_SORTED
+    stream = tf.constant(_seed_word(seed, domain, _ORDER), tf.int64)
+
+    def bits(number: tf.Tensor) -> tf.Tensor:
+        shape = [count if few else 3]
+        return tf.random.stateless_uniform(
+            shape, tf.stack([stream, number]), minval=None, maxval=None, dtype=tf.int32, alg="philox"
+        )
+
+    drawn = tf.map_fn(bits, epochs, fn_output_signature=tf.int32)
+    if few:
+        return tf.cast(tf.gather_nd(tf.argsort(drawn, stable=True), tf.stack([row, position], 1)), tf.int64)
+    # The op under tf.random.experimental.index_shuffle, whose wrapper pads a matrix of seeds along the wrong axis. Its
+    # key is made from a few low bits of each word, so an epoch's number must not be a word: there would be 256 orders.
     return tf.raw_ops.RandomIndexShuffle(
         index=position,
-        seed=tf.pad(words, [[0, 0], [1, 0]]),
+        seed=tf.gather(drawn, row),
         max_index=tf.fill(tf.shape(sample), tf.constant(count - 1, tf.int64)),
         rounds=_SHUFFLE_ROUNDS,
     )
