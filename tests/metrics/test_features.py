@@ -171,6 +171,16 @@ def test_keras_file(tmp_path):
     assert (extractor.name, extractor.dimension, extractor.layer) == ("stub.keras", 6, "output")
 
 
+def test_other_backends_take_keras_own_loop(tmp_path, monkeypatch):
+    path = tmp_path / "stub.keras"
+    keras_stub(logits=True).save(path)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    images = bytes_images(3)
+    got, logits = features.get_extractor(str(path), batch=2).features_and_logits(images)
+    np.testing.assert_allclose(got, means(images, 16), atol=1e-5)
+    assert logits.shape == (3, 5)
+
+
 @pytest.mark.parametrize("names", [False, True])
 def test_keras_file_with_logits(tmp_path, names):
     path = tmp_path / "stub.keras"
