@@ -210,10 +210,12 @@ class GzipReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._go_to(self._aim)
-        data = self._inflate(len(buffer)) if self._position == self._aim else b""
-        buffer[: len(data)] = data
-        self._aim += len(data)
-        return len(data)
+        filled = 0  # a raw stream may give less than it was asked for, but tarfile takes that for the end
+        while self._position == self._aim and filled < len(buffer) and (data := self._inflate(len(buffer) - filled)):
+            buffer[filled : filled + len(data)] = data
+            filled += len(data)
+            self._aim += len(data)
+        return filled
 
     def close(self) -> None:
         if not self.closed:

@@ -80,13 +80,15 @@ _POSE = {
 _GLASSES = ["prescription01", "prescription02", "round", "wayfarers", "sunglasses", "kurt"]
 _SHORT_HAIR = [
     "shortCurly", "shortFlat", "shortRound", "shortWaved", "sides", "theCaesar", "theCaesarAndSidePart", "dreads01",
-    "dreads02", "frizzle", "shaggy", "shavedSides",
+    "dreads02", "frizzle", "shaggy",
 ]  # fmt: skip
 _LONG_HAIR = [
     "bigHair", "bob", "bun", "curly", "curvy", "frida", "longButNotTooLong", "miaWallace", "straight01", "straight02",
     "straightAndStrand", "dreads", "shaggyMullet",
 ]  # fmt: skip
 _AVATAAARS = {**_POSE, "facialHairProbability": 20}
+# Shapes below this opacity are shading: none in a face's features, light and shadow alike on hair.
+_SOLID = {"eyebrows": 0.0, "nose": 0.0, "mouth": 0.0, "eyes": 0.0, "top": 1.0}
 # (task, domain) -> style and its options; probabilities in per cent.
 _DOMAINS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("glasses", "A"): ("avataaars", {**_AVATAAARS, "accessoriesProbability": 100, "accessoriesVariant": _GLASSES}),
@@ -208,7 +210,10 @@ def _label_definition(definition: dict[str, Any]) -> dict[str, Any]:
     return definition
 
 
-def _label_elements(elements: list[dict[str, Any]], component: str | None) -> list[dict[str, Any]]:
+def _label_elements(
+    elements: list[dict[str, Any]], component: str | None, inherited: Any = None
+) -> list[dict[str, Any]]:
+    """`inherited` is the fill of the group that holds the elements."""
     kept = []
     for element in elements:
         if element["type"] == "component":
@@ -217,17 +222,17 @@ def _label_elements(elements: list[dict[str, Any]], component: str | None) -> li
         if element["name"] == "defs":
             continue
         attributes = element.get("attributes") or {}
-        fill = attributes.get("fill")
+        fill = attributes.get("fill", inherited)
         if element["name"] in ("path", "circle", "rect"):
             opacity = float(attributes.get("fill-opacity", attributes.get("opacity", 1)))
-            shading = opacity < 0.55 and component not in ("eyebrows", "nose", "mouth", "eyes")
+            shading = opacity < _SOLID.get(component, 0.55)
             if shading or (isinstance(fill, str) and fill.startswith("url(")):
                 continue
             attributes["fill"] = "#{:02x}{:02x}{:02x}".format(*_PALETTE[_label(component, fill)])
             for name in ("fill-opacity", "opacity", "style"):
                 attributes.pop(name, None)
         if "children" in element:
-            element["children"] = _label_elements(element["children"], component)
+            element["children"] = _label_elements(element["children"], component, fill)
         kept.append(element)
     return kept
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections.abc import Iterator
 
 from tfaclgan.data.records import SPLITS
@@ -25,21 +25,15 @@ class CelebASource:
     label_names = ()
 
     def __init__(self, folder: str, attribute: str, *, images_folder: str, max_images: int, max_bytes: int) -> None:
-        names, values = _read_table(_celeba_list(folder, "list_attr_celeba", "Anno"), header=True)
-        _, partitions = _read_table(_celeba_list(folder, "list_eval_partition", "Eval"), header=False)
-        if attribute not in names:
-            known = f"choose from {', '.join(names)}"
-            raise UserError(
-                (f"--attribute={attribute}: not in CelebA's list; " if attribute else "--attribute: ") + known
-            )
+        values = _read_column(_celeba_list(folder, "list_attr_celeba", "Anno"), attribute)
+        partitions = _read_column(_celeba_list(folder, "list_eval_partition", "Eval"), None)
         self._folder, self._max_bytes = images_folder or _celeba_images(folder), max_bytes
         stems = {os.path.splitext(name)[0]: name for name in sorted(list_folder(self._folder)) if is_picture(name)}
-        column = names.index(attribute)
         self._splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
         for key in sorted(values):
             if key not in partitions:
                 raise UserError(f"{folder}: {key} is in list_attr_celeba, not in list_eval_partition; fetch both again")
-            part, value = partitions[key][0], values[key][column]
+            part, value = partitions[key], values[key]
             if part not in _CELEBA_SPLITS or value not in ("1", "-1"):
                 raise UserError(
                     f"{folder}: {key} has partition {part!r} and {attribute} {value!r}; known are 0, 1, 2 and 1, -1"
@@ -90,23 +84,25 @@ def _celeba_images(folder: str) -> str:
     )
 
 
-def _read_table(path: str, *, header: bool) -> tuple[list[str], dict[str, list[str]]]:
-    """(column names, {first column: the others}) of a CelebA list in either of its published forms."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [(number, re.split(r"[,\s]+", line.strip())) for number, line in enumerate(file, 1) if line.strip()]
+def _read_column(path: str, column: str | None) -> dict[str, str]:
+    """{image: value} of one column of a CelebA list, in either of its published forms; None: of the only column."""
+    values: dict[str, str] = {}
     names: list[str] = []
-    if lines and len(lines[0][1]) == 1 and lines[0][1][0].isdigit():
-        lines = lines[1:]  # the number of images
-    if header or (lines and lines[0][1][0] == "image_id"):
-        names = lines[0][1] if lines else []
-        names = names[1:] if names[:1] == ["image_id"] else names
-        lines = lines[1:]
-    width = len(names) or 1
-    rows = {}
-    for number, row in lines:
-        if len(row) != width + 1:
-            raise UserError(f"{path}: line {number} has {len(row)} columns, not {width + 1}; fetch the list again")
-        rows[row[0]] = row[1:]
-    if not rows:
-        raise UserError(f"{path}: lists no images; fetch the list again")
-    return names, rows
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            row = line.replace(",", " ").split()
+            if not row or (number == 1 and len(row) == 1 and row[0].isdigit()):
+                continue  # the number of images
+            if not names and not values and (column is not None or row[0] == "image_id"):
+                names = row[1:] if row[0] == "image_id" else row
+                if column is not None and column not in names:
+                    raise UserError(f"--attribute={column}: not in CelebA's list; choose from {', '.join(names)}")
+                continue
+            if len(row) != (len(names) or 1) + 1:
+                raise UserError(
+                    f"{path}: line {number} has {len(row)} columns, not {(len(names) or 1) + 1}; fetch it again"
+                )
+            values[row[0]] = sys.intern(row[1 + names.index(column)] if column is not None else row[1])
+    if not values:
+        raise UserError(f"{path}: lists no images; fetch it again")
+    return values

@@ -44,7 +44,7 @@ class TfdsSource:
         self._builder = _tfds_builder(name, options)
         features = self._builder.info.features
         self._check_features(features)
-        label = features.get(options.label_key)
+        label = dict(features.items()).get(options.label_key)
         self._has_label = getattr(label, "num_classes", None) is not None
         self.label_names = tuple(label.names) if self._has_label else ()
         places = self._places(layout.one_domain)
@@ -52,7 +52,7 @@ class TfdsSource:
         for split in ("trainA",) if layout.one_domain else ("trainA", "trainB"):
             if not members[split]:
                 raise UserError(
-                    f"tfds:{name}: no images for {split} in {places[split]}; choose other splits or classes"
+                    f"tfds:{name}: no images for {split} in {places[split][0]}; choose other splits or classes"
                 )
         self._specs = {split: spec for split, (spec, _) in places.items()}
         if "testA" not in members:

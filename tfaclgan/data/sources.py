@@ -354,25 +354,24 @@ class FolderSource:
 
 
 def list_folder(folder: str) -> list[str]:
-    """Names of all files below `folder`, relative, with "/"; every folder is entered once, links too."""
+    """Names of all files below `folder`, relative, with "/"; links are followed, but not into a folder around them."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; name the folder, archive or data set to read with --source")
     names: list[str] = []
-    entered: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        real = os.path.realpath(root)
-        if real in entered:
-            folders.clear()
+    waiting: list[tuple[str, frozenset[str]]] = [("", frozenset())]  # folder, real paths of the folders around it
+    while waiting:
+        relative, around = waiting.pop()
+        path = os.path.join(folder, relative)
+        real = os.path.realpath(path)
+        if real in around:
             continue
-        entered.add(real)
-        folders.sort(key=os.fsencode)
-        relative = os.path.relpath(root, folder)
-        names.extend(name if relative == "." else f"{relative}/{name}" for name in files)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append((f"{relative}{entry.name}/", around | {real}))
+                else:
+                    names.append(f"{relative}{entry.name}")
     return names
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _size(path: str) -> int:

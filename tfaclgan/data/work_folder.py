@@ -40,12 +40,12 @@ class WorkFolder:
             self._take_lock()
             self._open_journal()
         except BaseException:
-            self._leave()
+            self._leave(remove=bool(self._made))  # an earlier run's work stays, whatever was wrong with this one
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._leave()
+        self._leave(remove=not any(done.records for done in self.journal))  # nothing worth resuming: leave no trace
 
     def _take_lock(self) -> None:
         path = os.path.join(self._work, "lock")
@@ -131,10 +131,10 @@ class WorkFolder:
         """Everything is at its final place."""
         shutil.rmtree(self._work)
 
-    def _leave(self) -> None:
+    def _leave(self, *, remove: bool) -> None:
         if self._lock is not None:
-            if not any(done.records for done in self.journal) and os.path.isdir(self._work):
-                shutil.rmtree(self._work)  # nothing worth resuming: leave no trace
+            if remove and os.path.isdir(self._work):
+                shutil.rmtree(self._work)
                 for path in self._made:
                     with contextlib.suppress(OSError):
                         os.rmdir(path)
