@@ -4,8 +4,8 @@ Everything is computed twice by the same code: for the translations and for the 
 ("untouched"), because a distance says little until one knows what doing nothing scores. A result
 carries its protocol, without which its numbers cannot be compared.
 
-The reference is by default the target domain's *training* split, as in the FIDs that U-GAT-IT's and
-StarGAN v2's codes report: it is the larger set, and where test images come in pairs the target's
+The reference is by default the target domain's *training* split, as in StarGAN v2's evaluation and
+the enhanced U-GAT-IT fork's: it is the larger set, and where test images come in pairs the target's
 test split shows the very subjects that were translated, so it is no independent sample.
 """
 
