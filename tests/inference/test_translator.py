@@ -246,6 +246,19 @@ def test_a_batch_holds_at_least_one_image(acl_gan_run):
         Translator(*acl_gan_run, batch=0)
 
 
+def test_images_that_do_not_fit_in_memory_are_told_in_one_line(make_negative_run):
+    import tensorflow as tf
+
+    def exhausted(networks, images, style, direction, config):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nwith shape")
+
+    run = make_negative_run()
+    run.method = dataclasses.replace(run.method, translate=exhausted)
+    with pytest.raises(UserError, match="2 images of 20 x 30 pixels do not fit") as caught:
+        Translator(run, {}).translate(pictures(2, 20, 30))
+    assert "\n" not in str(caught.value)
+
+
 def test_translator_needs_only_the_method_interface(acl_gan_run):
     """A method that knows only what `Method` names is enough: nothing is asked of ACL-GAN in particular."""
     run, networks = acl_gan_run

@@ -252,7 +252,18 @@ def _compile(call: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
     function = tf.function(call, autograph=False)
-    return lambda *inputs: function(*(tf.constant(value) for value in inputs))
+
+    def run(*inputs: np.ndarray) -> Any:
+        try:
+            return function(*(tf.constant(value) for value in inputs))
+        except tf.errors.ResourceExhaustedError as error:
+            batch, height, width, _ = inputs[0].shape
+            raise UserError(
+                f"{batch} images of {height} x {width} pixels do not fit in the device's memory; "
+                "resize them (--resize), or take fewer at once (Translator.batch)"
+            ) from error
+
+    return run
 
 
 def _as_float(images: np.ndarray) -> np.ndarray:
