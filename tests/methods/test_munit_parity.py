@@ -13,9 +13,14 @@ BATCH = {"a": images(1), "b": images(2)}
 
 
 @pytest.fixture(scope="module")
-def losses():
-    networks = build(munit, CONFIG)
-    fill(networks, MODULES, CONFIG)
+def networks():
+    built = build(munit, CONFIG)
+    fill(built, MODULES, CONFIG)
+    return built
+
+
+@pytest.fixture(scope="module")
+def losses(networks):
     z = styles()
     draws = {
         "discriminators/style_a": z[0],
@@ -24,6 +29,10 @@ def losses():
         "generators/style_b": z[3],
     }
     return [phase.loss(networks, BATCH, FixedContext(draws), CONFIG) for phase in munit.phases(CONFIG)]
+
+
+def test_parameters(networks):
+    assert sum(network.count_params() for network in networks.values()) == 46_594_716
 
 
 def test_totals(losses):

@@ -10,13 +10,6 @@ from keras import ops
 Tensor = Any
 
 
-def upsample_nearest(images: Tensor) -> Tensor:
-    """Every pixel becomes 2x2 pixels: [b, h, w, c] -> [b, 2h, 2w, c]."""
-    batch, height, width, channels = ops.shape(images)
-    blocks = ops.broadcast_to(images[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    return ops.reshape(blocks, (batch, 2 * height, 2 * width, channels))
-
-
 class UpsampleConv2D(keras.layers.Layer):
     """Nearest upsampling by 2, reflection padding by 2, then a 5x5 convolution with bias.
 

@@ -1,0 +1,95 @@
+"""Upsampling and pooling against written-out float64 definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.signal import correlate2d
+
+from tfaclgan.layers.resampling import (
+    CountedAveragePool,
+    UpsampleConv2D,
+    average_pool_counted,
+    upsample_convolution,
+)
+
+
+def numpy_upsample(images):
+    return images.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def numpy_upsample_convolution(images, kernel):
+    padded = np.pad(numpy_upsample(images), ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    planes = [
+        [
+            sum(correlate2d(image[:, :, c], kernel[:, :, c, f], mode="valid") for c in range(kernel.shape[2]))
+            for f in range(kernel.shape[3])
+        ]
+        for image in padded
+    ]
+    return np.array(planes).transpose(0, 2, 3, 1)
+
+
+def numpy_pool(images):
+    batch, height, width, channels = images.shape
+    result = np.empty((batch, -(-height // 2), -(-width // 2), channels))
+    for i in range(result.shape[1]):
+        for j in range(result.shape[2]):
+            window = images[:, max(0, 2 * i - 1) : 2 * i + 2, max(0, 2 * j - 1) : 2 * j + 2]
+            result[:, i, j] = window.mean(axis=(1, 2))
+    return result
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (3, 2), (5, 4), (8, 8)])
+def test_upsample_convolution(size):
+    images = np.random.RandomState(0).standard_normal((2, *size, 3))
+    kernel = np.random.RandomState(1).standard_normal((5, 5, 3, 4))
+    result = upsample_convolution(tf.constant(images), tf.constant(kernel))
+    np.testing.assert_allclose(result, numpy_upsample_convolution(images, kernel), rtol=1e-10, atol=1e-12)
+
+
+def test_upsample_convolution_has_the_plain_ones_gradients():
+    images = tf.Variable(np.random.RandomState(0).standard_normal((2, 4, 3, 3)))
+    kernel = tf.Variable(np.random.RandomState(1).standard_normal((5, 5, 3, 2)))
+    weights = np.random.RandomState(2).standard_normal((2, 8, 6, 2))
+
+    def plain(images, kernel):
+        large = tf.repeat(tf.repeat(images, 2, axis=1), 2, axis=2)
+        return tf.nn.conv2d(tf.pad(large, ((0, 0), (2, 2), (2, 2), (0, 0)), "REFLECT"), kernel, 1, "VALID")
+
+    gradients = []
+    for function in (plain, upsample_convolution):
+        with tf.GradientTape() as tape:
+            result = tf.reduce_sum(function(images, tf.convert_to_tensor(kernel)) * weights)
+        gradients.append(tape.gradient(result, [images, kernel]))
+    for expected, ours in zip(*gradients):
+        np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_upsample_layer_adds_its_bias_and_keeps_its_kernel_in_float32():
+    layer = UpsampleConv2D(4, "he_normal", dtype="mixed_bfloat16", name="up")
+    images = np.random.RandomState(0).standard_normal((1, 6, 6, 8)).astype("float32")
+    layer.build(images.shape)
+    layer.bias.assign([0.0, 1.0, 2.0, 3.0])
+    result = layer(images)
+    assert result.dtype == tf.bfloat16
+    assert layer.kernel.dtype == "float32"
+    rounded = tf.cast(tf.cast(images, tf.bfloat16), tf.float64).numpy()
+    expected = numpy_upsample_convolution(rounded, layer.kernel.numpy().astype("float64")) + np.arange(4)
+    np.testing.assert_allclose(tf.cast(result, tf.float64), expected, rtol=0.03, atol=0.06)
+    again = UpsampleConv2D.from_config(layer.get_config())
+    assert (again.filters, type(again.kernel_initializer).__name__) == (4, "HeNormal")
+    assert layer.compute_output_shape((2, None, 3, 8)) == (2, None, 6, 4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 4), (4, 3), (7, 7), (8, 6)])
+def test_pooling_counts_no_padding(size):
+    images = np.random.RandomState(0).standard_normal((2, *size, 3))
+    np.testing.assert_allclose(average_pool_counted(tf.constant(images)), numpy_pool(images), rtol=1e-12, atol=1e-13)
+    layer = CountedAveragePool(dtype="float64")
+    assert tuple(layer(images).shape) == layer.compute_output_shape(images.shape) == numpy_pool(images).shape
+
+
+def test_pooling_of_ones_is_ones():
+    np.testing.assert_array_equal(average_pool_counted(tf.ones((1, 5, 6, 2))), np.ones((1, 3, 3, 2)))
