@@ -31,7 +31,15 @@ def write(folder, counts=None, size=16, channels=3, seed=0):
         images = random.randint(0, 256, (count, size, size, channels), dtype=np.uint8)
         payloads = [
             records.serialize(
-                records.Record(png(image), "png", f"{name}/{i}.png", size, size, channels, target=png(255 - image) if name == "testA" else b"")
+                records.Record(
+                    png(image),
+                    "png",
+                    f"{name}/{i}.png",
+                    size,
+                    size,
+                    channels,
+                    target=png(255 - image) if name == "testA" else b"",
+                )
             )
             for i, image in enumerate(images)
         ]

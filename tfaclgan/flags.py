@@ -18,7 +18,9 @@ from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
 MODES = ("train", "evaluate", "translate")
-RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size"))
+RECIPE_FIELDS = tuple(
+    field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size")
+)
 _METHOD_DEFAULT = "the method's"
 
 _groups: dict[str, list[str]] = {}
@@ -27,7 +29,9 @@ _groups: dict[str, list[str]] = {}
 def _group(title: str) -> Callable[..., None]:
     names = _groups.setdefault(title, [])
 
-    def define(definer: Callable[..., Any], name: str, default: Any, text: str, *arguments: Any, **options: Any) -> None:
+    def define(
+        definer: Callable[..., Any], name: str, default: Any, text: str, *arguments: Any, **options: Any
+    ) -> None:
         definer(name, default, *arguments, text, **options)
         names.append(name)
 
@@ -39,31 +43,117 @@ def define() -> None:
     if _groups:
         return
     what = _group("What to do")
-    what(flags.DEFINE_enum, "mode", "train", "What to do with the run: train it, judge it on the test split, or translate pictures.", MODES)
-    what(flags.DEFINE_string, "method", "acl_gan", "The method to train; evaluate and translate read it from the run directory.")
-    what(flags.DEFINE_string, "run_dir", "", "Folder of the run (created); training continues from what is in it. Empty: runs/METHOD.")
-    what(flags.DEFINE_bool, "dry_run", False, "Print resolved flags, parameters, shapes, images and bytes a step, and stop.")
+    what(
+        flags.DEFINE_enum,
+        "mode",
+        "train",
+        "What to do with the run: train it, judge it on the test split, or translate pictures.",
+        MODES,
+    )
+    what(
+        flags.DEFINE_string,
+        "method",
+        "acl_gan",
+        "The method to train; evaluate and translate read it from the run directory.",
+    )
+    what(
+        flags.DEFINE_string,
+        "run_dir",
+        "",
+        "Folder of the run (created); training continues from what is in it. Empty: runs/METHOD.",
+    )
+    what(
+        flags.DEFINE_bool,
+        "dry_run",
+        False,
+        "Print resolved flags, parameters, shapes, images and bytes a step, and stop.",
+    )
     what(flags.DEFINE_integer, "seed", 0, "Seed of weights, data order, augmentation and noise.", lower_bound=0)
-    what(flags.DEFINE_bool, "deterministic", False, "Use only deterministic kernels (slower): two runs of one seed agree bit for bit.")
+    what(
+        flags.DEFINE_bool,
+        "deterministic",
+        False,
+        "Use only deterministic kernels (slower): two runs of one seed agree bit for bit.",
+    )
 
     data = _group("Data")
-    data(flags.DEFINE_string, "data_dir", "", "Folder with dataset.json and TFRecord shards made by data_tools/make_tfrecords.py.")
-    data(flags.DEFINE_string, "image_size", "", f"Training crop in pixels, SIDE or HEIGHTxWIDTH. Empty: {_METHOD_DEFAULT}.")
-    data(flags.DEFINE_integer, "load_size", None, "Shorter side before the crop, pixels. Unset: the crop's shorter side.", lower_bound=1)
-    data(flags.DEFINE_string, "augment", None, f"Augmentation preset or list, see docs/augmentation.md. Unset: {_METHOD_DEFAULT}.")
-    data(flags.DEFINE_integer, "augment_until_step", 0, "Data iteration after which only the crop stays; 0: augment always.", lower_bound=0)
-    data(flags.DEFINE_integer, "cache_mb", 512, "Keep a split's encoded records in memory up to this many MiB.", lower_bound=0)
-    data(flags.DEFINE_integer, "parallel_calls", 0, "Threads that decode and augment; 0: chosen by tf.data.", lower_bound=0)
+    data(
+        flags.DEFINE_string,
+        "data_dir",
+        "",
+        "Folder with dataset.json and TFRecord shards made by data_tools/make_tfrecords.py.",
+    )
+    data(
+        flags.DEFINE_string,
+        "image_size",
+        "",
+        f"Training crop in pixels, SIDE or HEIGHTxWIDTH. Empty: {_METHOD_DEFAULT}.",
+    )
+    data(
+        flags.DEFINE_integer,
+        "load_size",
+        None,
+        "Shorter side before the crop, pixels. Unset: the crop's shorter side.",
+        lower_bound=1,
+    )
+    data(
+        flags.DEFINE_string,
+        "augment",
+        None,
+        f"Augmentation preset or list, see docs/augmentation.md. Unset: {_METHOD_DEFAULT}.",
+    )
+    data(
+        flags.DEFINE_integer,
+        "augment_until_step",
+        0,
+        "Data iteration after which only the crop stays; 0: augment always.",
+        lower_bound=0,
+    )
+    data(
+        flags.DEFINE_integer,
+        "cache_mb",
+        512,
+        "Keep a split's encoded records in memory up to this many MiB.",
+        lower_bound=0,
+    )
+    data(
+        flags.DEFINE_integer,
+        "parallel_calls",
+        0,
+        "Threads that decode and augment; 0: chosen by tf.data.",
+        lower_bound=0,
+    )
 
     training = _group("Training (unset: the method's recipe, the paper's values)")
     training(flags.DEFINE_integer, "steps", None, "Data iterations in all.", lower_bound=1)
-    training(flags.DEFINE_integer, "batch_size", None, "Images of each domain in a data iteration, over all replicas.", lower_bound=1)
+    training(
+        flags.DEFINE_integer,
+        "batch_size",
+        None,
+        "Images of each domain in a data iteration, over all replicas.",
+        lower_bound=1,
+    )
     training(flags.DEFINE_float, "learning_rate", None, "Adam's learning rate at the start.", lower_bound=0.0)
-    training(flags.DEFINE_float, "beta_1", None, "Adam's decay of the mean of gradients.", lower_bound=0.0, upper_bound=1.0)
-    training(flags.DEFINE_float, "beta_2", None, "Adam's decay of the mean of squared gradients.", lower_bound=0.0, upper_bound=1.0)
+    training(
+        flags.DEFINE_float, "beta_1", None, "Adam's decay of the mean of gradients.", lower_bound=0.0, upper_bound=1.0
+    )
+    training(
+        flags.DEFINE_float,
+        "beta_2",
+        None,
+        "Adam's decay of the mean of squared gradients.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
     training(flags.DEFINE_float, "adam_epsilon", None, "Adam's epsilon, beside the corrected root.", lower_bound=0.0)
     training(flags.DEFINE_float, "weight_decay", None, "L2 weight added to the gradient (coupled).", lower_bound=0.0)
-    training(flags.DEFINE_integer, "lr_decay_steps", None, "Data iterations between two decays of the rate; 0: constant.", lower_bound=0)
+    training(
+        flags.DEFINE_integer,
+        "lr_decay_steps",
+        None,
+        "Data iterations between two decays of the rate; 0: constant.",
+        lower_bound=0,
+    )
     training(flags.DEFINE_float, "lr_decay_factor", None, "Factor of each decay.", lower_bound=0.0, upper_bound=1.0)
     training(
         flags.DEFINE_float,
@@ -83,20 +173,67 @@ def define() -> None:
         ("auto", "cpu", "mirrored", "multiworker", "tpu"),
     )
     hardware(flags.DEFINE_string, "tpu", "local", "TPU to use with --strategy=tpu: local, a name or an address.")
-    hardware(flags.DEFINE_integer, "cpu_devices", 1, "Logical CPU replicas with --strategy=cpu (to try replicas without GPUs).", lower_bound=1)
-    hardware(flags.DEFINE_enum, "dtype", "float32", "Compute type; weights, norms and losses stay float32.", ("float32", "bfloat16"))
+    hardware(
+        flags.DEFINE_integer,
+        "cpu_devices",
+        1,
+        "Logical CPU replicas with --strategy=cpu (to try replicas without GPUs).",
+        lower_bound=1,
+    )
+    hardware(
+        flags.DEFINE_enum,
+        "dtype",
+        "float32",
+        "Compute type; weights, norms and losses stay float32.",
+        ("float32", "bfloat16"),
+    )
     hardware(flags.DEFINE_enum, "xla", "auto", "Compile steps with XLA; auto: on GPUs and TPUs.", ("auto", "on", "off"))
-    hardware(flags.DEFINE_integer, "steps_per_loop", 50, "Data iterations a compiled call (rounded up to the schedule's period).", lower_bound=1)
+    hardware(
+        flags.DEFINE_integer,
+        "steps_per_loop",
+        50,
+        "Data iterations a compiled call (rounded up to the schedule's period).",
+        lower_bound=1,
+    )
 
     log = _group("Logs and checkpoints (in data iterations, rounded up to whole loops)")
-    log(flags.DEFINE_integer, "log_every_steps", 100, "Interval of the console line, metrics.jsonl and TensorBoard scalars.", lower_bound=1)
+    log(
+        flags.DEFINE_integer,
+        "log_every_steps",
+        100,
+        "Interval of the console line, metrics.jsonl and TensorBoard scalars.",
+        lower_bound=1,
+    )
     log(flags.DEFINE_integer, "sample_every_steps", 1000, "Interval of sample grids; 0: none.", lower_bound=0)
     log(flags.DEFINE_integer, "sample_count", 8, "Test pictures in a sample grid.", lower_bound=1)
-    log(flags.DEFINE_integer, "histogram_every_steps", 0, "Interval of weight histograms in TensorBoard; 0: none.", lower_bound=0)
-    log(flags.DEFINE_integer, "checkpoint_every_steps", 1000, "Interval of checkpoints; the last step is always saved.", lower_bound=1)
-    log(flags.DEFINE_integer, "keep_checkpoints", 3, "Newest checkpoints kept; the best by metric is kept besides.", lower_bound=1)
+    log(
+        flags.DEFINE_integer,
+        "histogram_every_steps",
+        0,
+        "Interval of weight histograms in TensorBoard; 0: none.",
+        lower_bound=0,
+    )
+    log(
+        flags.DEFINE_integer,
+        "checkpoint_every_steps",
+        1000,
+        "Interval of checkpoints; the last step is always saved.",
+        lower_bound=1,
+    )
+    log(
+        flags.DEFINE_integer,
+        "keep_checkpoints",
+        3,
+        "Newest checkpoints kept; the best by metric is kept besides.",
+        lower_bound=1,
+    )
     log(flags.DEFINE_integer, "eval_every_steps", 0, "Interval of evaluation during training; 0: none.", lower_bound=0)
-    log(flags.DEFINE_string, "profile_steps", "", "FIRST,LAST data iterations to trace for TensorBoard's profiler, e.g. 10,15.")
+    log(
+        flags.DEFINE_string,
+        "profile_steps",
+        "",
+        "FIRST,LAST data iterations to trace for TensorBoard's profiler, e.g. 10,15.",
+    )
 
     judge = _group("Judging (--mode=evaluate and --eval_every_steps)")
     judge(
@@ -113,10 +250,28 @@ def define() -> None:
     use = _group("Translating (--mode=translate)")
     use(flags.DEFINE_string, "input", "", "Picture or folder of pictures to translate.")
     use(flags.DEFINE_string, "output", "", "Folder for the translations; names of the inputs are kept.")
-    use(flags.DEFINE_enum, "direction", "", "Translate domain A to B or B to A. Empty: the direction the run was trained in.", ("", "a2b", "b2a"))
+    use(
+        flags.DEFINE_enum,
+        "direction",
+        "",
+        "Translate domain A to B or B to A. Empty: the direction the run was trained in.",
+        ("", "a2b", "b2a"),
+    )
     use(flags.DEFINE_string, "style_reference", "", "Picture whose style is used instead of a random one.")
-    use(flags.DEFINE_float, "style_scale", 1.0, "Factor on random styles (the originals' folder script used 2).", lower_bound=0.0)
-    use(flags.DEFINE_integer, "resize", 0, "Shorter side to resize inputs to before translating, pixels; 0: original size.", lower_bound=0)
+    use(
+        flags.DEFINE_float,
+        "style_scale",
+        1.0,
+        "Factor on random styles (the originals' folder script used 2).",
+        lower_bound=0.0,
+    )
+    use(
+        flags.DEFINE_integer,
+        "resize",
+        0,
+        "Shorter side to resize inputs to before translating, pixels; 0: original size.",
+        lower_bound=0,
+    )
     use(flags.DEFINE_bool, "save_mask", False, "Also write the focus mask (methods that have one).")
     use(flags.DEFINE_bool, "save_raw", False, "Also write the generator's picture before blending.")
     use(flags.DEFINE_bool, "stretch", False, "Stretch each result to its full range, as the originals save it.")

@@ -41,7 +41,9 @@ def _run(argv: list[str]) -> int:
     except (flags.Error, OSError) as error:
         raise UserError(f"{errors.one_line(error)}; see python -m tfaclgan.main --help") from error
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --NAME=VALUE, see python -m tfaclgan.main --help")
+        raise UserError(
+            f"unexpected argument {rest[1]!r}; flags are written --NAME=VALUE, see python -m tfaclgan.main --help"
+        )
     _check_flags()
     _import_tensorflow()
     return {"train": _train, "evaluate": _evaluate, "translate": _translate}[FLAGS.mode]()
@@ -59,7 +61,9 @@ def _check_flags() -> None:
             if not FLAGS[name].value:
                 raise UserError(f"--mode=translate needs --{name}; see python -m tfaclgan.main --help")
     if FLAGS.mode != "train" and not os.path.isdir(_run_dir()):
-        raise UserError(f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train")
+        raise UserError(
+            f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train"
+        )
 
 
 def _run_dir() -> str:
@@ -93,9 +97,7 @@ def _train() -> int:
     from tfaclgan.engine import strategy
     from tfaclgan.training import loop, rundir
 
-    run = rundir.Run(
-        _run_dir(), method, config, image_shape, _training_flags(recipe)
-    )
+    run = rundir.Run(_run_dir(), method, config, image_shape, _training_flags(recipe))
     settings = loop.Settings(
         recipe=recipe,
         data_options=data_options,

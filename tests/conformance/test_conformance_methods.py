@@ -15,7 +15,14 @@ from tfaclgan.methods import base
 from tfaclgan.training import checkpoint, rundir
 
 # A method without an entry here fails `test_every_method_is_covered`.
-_MUNIT = {"width": 4, "residual_blocks": 1, "mlp_dim": 8, "discriminator_width": 4, "discriminator_scales": 2, "discriminator_layers": 2}
+_MUNIT = {
+    "width": 4,
+    "residual_blocks": 1,
+    "mlp_dim": 8,
+    "discriminator_width": 4,
+    "discriminator_scales": 2,
+    "discriminator_layers": 2,
+}
 TINY = {"acl_gan": _MUNIT, "munit": _MUNIT}
 SIZE = 32
 BATCH = 4
@@ -41,7 +48,9 @@ def config_of(method, **changes):
 
 
 def recipe_of(method, **changes):
-    return dataclasses.replace(method.recipe, batch_size=BATCH, image_size=SIZE, load_size=SIZE, learning_rate=1e-3, **changes)
+    return dataclasses.replace(
+        method.recipe, batch_size=BATCH, image_size=SIZE, load_size=SIZE, learning_rate=1e-3, **changes
+    )
 
 
 def engine(method, replicas=1, recipe=None, config=None, **options):
@@ -81,13 +90,17 @@ def test_trains_every_weight_with_equal_results_on_two_replicas(method):
         # (reference 13), so weights are compared through what they do.
         assert report_two.scalars[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
     after = one.state()
-    still = [n for n in after if n.startswith("networks/") and np.array_equal(before[n], after[n]) and "moving" not in n]
+    still = [
+        n for n in after if n.startswith("networks/") and np.array_equal(before[n], after[n]) and "moving" not in n
+    ]
     assert not still, f"never trained: {still}"
     slots = [n for n in after if n.startswith("optimizers/") and "/v/" in n and not after[n].any()]
     assert not slots, f"never had a gradient: {slots}"
     one.train(batches(one), period)
     assert one.trace_count == 1
-    functions = one._train.get_concrete_function(batches(one), tf.constant(2, tf.int64)).graph.as_graph_def().library.function
+    functions = (
+        one._train.get_concrete_function(batches(one), tf.constant(2, tf.int64)).graph.as_graph_def().library.function
+    )
     ops = {node.op for function in functions for node in function.node_def}
     assert not ops & DENIED
 
@@ -167,5 +180,7 @@ def test_checkpoint_to_translation(method, tmp_path):
 def test_grey_and_rectangular_images_train(method):
     subject = Engine(method, config_of(method), image_shape=(SIZE, 2 * SIZE, 1), recipe=recipe_of(method))
     images = np.random.RandomState(0).randint(0, 256, (2, SIZE, 2 * SIZE, 1), dtype=np.uint8)
-    iterator = iter(tf.data.Dataset.from_tensor_slices({"a": images, "b": images}).repeat().batch(2, drop_remainder=True))
+    iterator = iter(
+        tf.data.Dataset.from_tensor_slices({"a": images, "b": images}).repeat().batch(2, drop_remainder=True)
+    )
     assert not subject.train(iterator, subject.period).non_finite

@@ -13,7 +13,11 @@ from tfaclgan.training import checkpoint
 
 
 def state(value):
-    return {"step": np.int64(value), "networks/g/kernel": np.full((3, 4), value, np.float32), "empty": np.zeros((0,), np.float32)}
+    return {
+        "step": np.int64(value),
+        "networks/g/kernel": np.full((3, 4), value, np.float32),
+        "empty": np.zeros((0,), np.float32),
+    }
 
 
 def damage(path, position=-1):
@@ -25,7 +29,11 @@ def damage(path, position=-1):
 
 
 def test_round_trip_keeps_names_types_and_bits(tmp_path):
-    values = {"a/b": np.random.RandomState(0).standard_normal((2, 3, 4)).astype(np.float32), "n": np.int64(2**40 + 1), "t": np.zeros((), np.float32)}
+    values = {
+        "a/b": np.random.RandomState(0).standard_normal((2, 3, 4)).astype(np.float32),
+        "n": np.int64(2**40 + 1),
+        "t": np.zeros((), np.float32),
+    }
     values["view"] = values["a/b"][:, ::2].transpose(2, 0, 1)
     checkpoint.save(str(tmp_path), values, 7)
     found, loaded = checkpoint.load_newest(str(tmp_path))

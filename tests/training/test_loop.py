@@ -34,8 +34,17 @@ def data(tmp_path_factory):
 
 def start(data, path, *, config=None, judge=None, replicas=1, recipe=None, **settings):
     recipe = dataclasses.replace(TOY.recipe, **(recipe or {}))
-    run = rundir.Run(str(path), TOY, config or Config(), (16, 16, 3), {"load_size": 16, "learning_rate": recipe.learning_rate})
-    options = {"log_every": 2, "sample_every": 4, "checkpoint_every": 4, "sample_count": 2, "steps_per_loop": 4, **settings}
+    run = rundir.Run(
+        str(path), TOY, config or Config(), (16, 16, 3), {"load_size": 16, "learning_rate": recipe.learning_rate}
+    )
+    options = {
+        "log_every": 2,
+        "sample_every": 4,
+        "checkpoint_every": 4,
+        "sample_count": 2,
+        "steps_per_loop": 4,
+        **settings,
+    }
     return loop.train(
         run,
         data,
@@ -77,7 +86,13 @@ def test_metrics_are_in_jsonl_and_in_tensorboard(data, tmp_path):
     start(data, tmp_path)
     lines = [line for line in logged(tmp_path) if "critic/loss" in line]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    for name in ("generator/adversarial", "critic/gradient_norm", "weight_norm/critic", "learning_rate/generator", "throughput/input_wait_share"):
+    for name in (
+        "generator/adversarial",
+        "critic/gradient_norm",
+        "weight_norm/critic",
+        "learning_rate/generator",
+        "throughput/input_wait_share",
+    ):
         assert all(np.isfinite(line[name]) for line in lines), name
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0, "images": 0}).Reload()
     tags = events.Tags()["tensors"]
@@ -103,7 +118,9 @@ def test_stopped_and_started_again_equals_never_stopped(data, tmp_path, monkeypa
     assert expected.keys() == actual.keys()
     assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
     for name in os.listdir(tmp_path / "whole" / "samples"):
-        assert (tmp_path / "whole" / "samples" / name).read_bytes() == (tmp_path / "cut" / "samples" / name).read_bytes()
+        assert (tmp_path / "whole" / "samples" / name).read_bytes() == (
+            tmp_path / "cut" / "samples" / name
+        ).read_bytes()
     steps = [line["step"] for line in logged(tmp_path / "cut") if "critic/loss" in line]
     assert steps == [2, 4, 6, 8]
 

@@ -120,6 +120,12 @@ class Config:
     )
     discriminator_scales: int = option(3, "image sizes each discriminator judges", minimum=1, networks=True)
     discriminator_layers: int = option(4, "stride-2 convolutions of each scale", minimum=1, networks=True)
+    discriminator_initial: str = option(
+        "normal",
+        "initial kernels of the discriminators: normal(0, 0.02) as in the code, or scaled to the layer (kaiming), "
+        "which narrow discriminators need to start learning",
+        choices=("normal", "kaiming"),
+    )
 
 
 def networks(config: Config, image_shape: ImageShape) -> Networks:
@@ -150,6 +156,7 @@ def _discriminator(name: str, channels: int, config: Config) -> Tensor:
         width=config.discriminator_width,
         scales=config.discriminator_scales,
         layers_per_scale=config.discriminator_layers,
+        initial=config.discriminator_initial,
         name=name,
     )
 

@@ -84,7 +84,10 @@ def find(folder: str) -> list[Checkpoint]:
             except UserError:
                 raise
             except (OSError, ValueError, KeyError, TypeError) as error:
-                print(f"tfaclgan: warning: {os.path.join(folder, name)}: unfinished or damaged ({error}); skipped", file=sys.stderr)
+                print(
+                    f"tfaclgan: warning: {os.path.join(folder, name)}: unfinished or damaged ({error}); skipped",
+                    file=sys.stderr,
+                )
                 continue
             found.append(Checkpoint(os.path.join(folder, name), int(match[1]), manifest.get("metric")))
     return sorted(found, key=lambda checkpoint: -checkpoint.step)
@@ -113,9 +116,13 @@ def load_newest(folder: str) -> tuple[Checkpoint, dict[str, np.ndarray]] | None:
         try:
             return checkpoint, load(checkpoint)
         except (OSError, ValueError, KeyError) as error:
-            print(f"tfaclgan: warning: {checkpoint.path}: damaged ({error}); trying the next older one", file=sys.stderr)
+            print(
+                f"tfaclgan: warning: {checkpoint.path}: damaged ({error}); trying the next older one", file=sys.stderr
+            )
     if found:
-        raise UserError(f"{folder}: all {len(found)} checkpoints are damaged; restore the folder from a copy, or use another --run_dir")
+        raise UserError(
+            f"{folder}: all {len(found)} checkpoints are damaged; restore the folder from a copy, or use another --run_dir"
+        )
     return None
 
 

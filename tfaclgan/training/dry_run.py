@@ -26,7 +26,11 @@ def describe(run: Run, manifest: Manifest, hardware: Hardware, settings: Setting
         dtype=settings.dtype,
         xla="off",
     )
-    lines = [f"{run.method.title} ({run.method.paper}) on {hardware.description}", "", "Flags that differ from their defaults:"]
+    lines = [
+        f"{run.method.title} ({run.method.paper}) on {hardware.description}",
+        "",
+        "Flags that differ from their defaults:",
+    ]
     lines += [f"  {line}" for line in settings.flag_text.splitlines() if line]
     lines += ["", "Training settings:"]
     lines += [f"  {name:18} {value}" for name, value in vars(recipe).items()]

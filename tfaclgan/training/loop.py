@@ -55,7 +55,9 @@ class Settings:
 Judge = Callable[["Translator"], dict[str, Any]]
 
 
-def train(run: rundir.Run, manifest: Manifest, hardware: Hardware, settings: Settings, judge: Judge | None = None) -> int:
+def train(
+    run: rundir.Run, manifest: Manifest, hardware: Hardware, settings: Settings, judge: Judge | None = None
+) -> int:
     """Trains `run` to `settings.recipe.steps` data iterations; returns the process's exit code.
 
     EXIT_OK when the last step is reached, EXIT_PREEMPTED after SIGTERM or SIGINT (saved),
@@ -81,7 +83,13 @@ class _Session:
     def __init__(
         self, run: rundir.Run, manifest: Manifest, hardware: Hardware, settings: Settings, judge: Judge | None
     ) -> None:
-        self._run, self._manifest, self._hardware, self._settings, self._judge = run, manifest, hardware, settings, judge
+        self._run, self._manifest, self._hardware, self._settings, self._judge = (
+            run,
+            manifest,
+            hardware,
+            settings,
+            judge,
+        )
         recipe = settings.recipe
         self._engine = Engine(
             run.method,
@@ -161,9 +169,7 @@ class _Session:
             self._after_loop(stop)
             if stop.reason and self._step < self._total:
                 self._save()
-                self._monitor.say(
-                    f"{stop.reason}: saved at step {self._step}; start the same command again to go on"
-                )
+                self._monitor.say(f"{stop.reason}: saved at step {self._step}; start the same command again to go on")
                 return EXIT_PREEMPTED
         self._monitor.say(f"trained to step {self._step}")
         return EXIT_OK
@@ -256,7 +262,9 @@ class _Session:
         found, state = loaded
         variables = self._engine.variables()
         if self._engine.averages and not any(name.startswith("averages/") for name in state):
-            state.update({n: state[n.replace("averages/", "networks/", 1)] for n in variables if n.startswith("averages/")})
+            state.update(
+                {n: state[n.replace("averages/", "networks/", 1)] for n in variables if n.startswith("averages/")}
+            )
         if not self._engine.averages:
             state = {name: value for name, value in state.items() if not name.startswith("averages/")}
         self._engine.load_state(state, found.path)
@@ -267,7 +275,9 @@ class _Session:
         if self._translator is None:
             from tfaclgan.inference.translator import Translator
 
-            self._translator = Translator(self._run, build_networks(self._run.method, self._run.config, self._run.image_shape))
+            self._translator = Translator(
+                self._run, build_networks(self._run.method, self._run.config, self._run.image_shape)
+            )
         self._engine.copy_for_inference(self._translator.networks)
         return self._translator
 
@@ -279,7 +289,9 @@ class _Session:
             split = f"test{direction[0].upper()}"
             if split not in self._manifest.splits or not self._manifest.splits[split].count:
                 split = f"train{direction[0].upper()}"
-            images = pipeline.read_images(self._manifest, split, self._settings.sample_count, self._settings.data_options)
+            images = pipeline.read_images(
+                self._manifest, split, self._settings.sample_count, self._settings.data_options
+            )
             sheet = samples.sheet(translator, images, direction)
             samples.write_png(os.path.join(self._run.folder("samples"), f"{direction}_{self._step:09d}.png"), sheet)
             self._monitor.image(self._step, f"samples/{direction}", sheet)

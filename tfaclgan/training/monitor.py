@@ -45,7 +45,9 @@ class Monitor:
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Logs `scalars` and the throughput since the last call."""
-        steps, seconds, waited = (sum(column) for column in zip(*self._window, strict=True)) if self._window else (0, 0.0, 0.0)
+        steps, seconds, waited = (
+            (sum(column) for column in zip(*self._window, strict=True)) if self._window else (0, 0.0, 0.0)
+        )
         self._window.clear()
         rate = steps / seconds if seconds else 0.0
         speed = {
@@ -98,7 +100,9 @@ class Monitor:
         self._writer.close()
 
     def _print(self, step: int, scalars: dict[str, float], speed: dict[str, float]) -> None:
-        losses = "  ".join(f"{name.removesuffix('/loss')} {value:.3f}" for name, value in scalars.items() if name.endswith("/loss"))
+        losses = "  ".join(
+            f"{name.removesuffix('/loss')} {value:.3f}" for name, value in scalars.items() if name.endswith("/loss")
+        )
         rate = speed["throughput/steps_per_second"]
         eta = _duration((self._total - step) / rate) if rate else "?"
         devices = f" ({speed['throughput/images_per_second_per_device']:.1f} a device)" if self._replicas > 1 else ""

@@ -1,10 +1,10 @@
 """A run directory: what it holds, how a second start is compared with the first, how it is loaded.
 
-    run.json           method, config, image shape, data folder: what the networks are
-    run.flags          a flagfile: `python -m tfaclgan.main --flagfile=RUN/run.flags` goes on with the run
-    environment.json   versions, commit, devices and data fingerprint of every start
-    checkpoints/ best/ metrics.jsonl samples/ evaluations/ events.out.tfevents.*
-    .lock              held by the process that trains here
+run.json           method, config, image shape, data folder: what the networks are
+run.flags          a flagfile: `python -m tfaclgan.main --flagfile=RUN/run.flags` goes on with the run
+environment.json   versions, commit, devices and data fingerprint of every start
+checkpoints/ best/ metrics.jsonl samples/ evaluations/ events.out.tfevents.*
+.lock              held by the process that trains here
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ def read_run(run_dir: str) -> Run:
     """The run in `run_dir`; UserError if there is none or it is another program's."""
     path = os.path.join(run_dir, _RUN)
     if not os.path.isdir(run_dir):
-        raise UserError(f"--run_dir={run_dir}: no such folder; name the folder of a trained run, or train one with --mode=train")
+        raise UserError(
+            f"--run_dir={run_dir}: no such folder; name the folder of a trained run, or train one with --mode=train"
+        )
     if not os.path.exists(path):
-        raise UserError(f"{path}: not found, so this is not a run directory; name the folder of a run, or train one with --mode=train")
+        raise UserError(
+            f"{path}: not found, so this is not a run directory; name the folder of a run, or train one with --mode=train"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
@@ -59,11 +63,15 @@ def read_run(run_dir: str) -> Run:
         known = {field.name for field in dataclasses.fields(method.config)}
         unknown = sorted(set(content["config"]) - known)
         if unknown:
-            raise UserError(f"{path}: made by another version: {method.name} has no option {', '.join(unknown)}; use that version")
+            raise UserError(
+                f"{path}: made by another version: {method.name} has no option {', '.join(unknown)}; use that version"
+            )
         config = method.config(**content["config"])
         return Run(run_dir, method, config, tuple(content["image_shape"]), dict(content["flags"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore it from a copy, or use another --run_dir") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); restore it from a copy, or use another --run_dir"
+        ) from error
 
 
 def open_run(run: Run) -> list[str]:
@@ -101,7 +109,9 @@ def _compare(before: Run, now: Run) -> list[str]:
             f"use --method={before.method.name} or another --run_dir"
         )
     if before.image_shape[-1] != now.image_shape[-1]:
-        raise UserError(f"{where}: was trained on {before.image_shape[-1]}-channel images, the data has {now.image_shape[-1]}; use another --run_dir")
+        raise UserError(
+            f"{where}: was trained on {before.image_shape[-1]}-channel images, the data has {now.image_shape[-1]}; use another --run_dir"
+        )
     changes, refused = [], []
     for field in dataclasses.fields(now.config):
         old, new = getattr(before.config, field.name), getattr(now.config, field.name)
@@ -109,10 +119,14 @@ def _compare(before: Run, now: Run) -> list[str]:
             line = f"--{now.method.name}.{field.name}: {old} -> {new}"
             (refused if field.metadata["networks"] else changes).append(line)
     if refused:
-        raise UserError(f"{where}: these flags would change its networks: {'; '.join(refused)}; use the run's own values or another --run_dir")
+        raise UserError(
+            f"{where}: these flags would change its networks: {'; '.join(refused)}; use the run's own values or another --run_dir"
+        )
     if before.image_shape != now.image_shape:
         changes.append(f"--image_size: {_size(before)} -> {_size(now)}")
-    changes += [f"--{k}: {before.flags.get(k)} -> {v}" for k, v in sorted(now.flags.items()) if before.flags.get(k) != v]
+    changes += [
+        f"--{k}: {before.flags.get(k)} -> {v}" for k, v in sorted(now.flags.items()) if before.flags.get(k) != v
+    ]
     return changes
 
 
@@ -134,7 +148,9 @@ def load_networks(run_dir: str, checkpoint: str = "latest") -> tuple[Run, dict[s
     folder = run.folder("checkpoints" if checkpoint == "latest" else "best")
     loaded = checkpoints.load_newest(folder)
     if loaded is None:
-        hint = "train it first" if checkpoint == "latest" else "use --checkpoint=latest, or train with --eval_every_steps"
+        hint = (
+            "train it first" if checkpoint == "latest" else "use --checkpoint=latest, or train with --eval_every_steps"
+        )
         raise UserError(f"{folder}: holds no checkpoint yet; {hint}")
     found, state = loaded
     networks = engine.build_networks(run.method, run.config, run.image_shape)
@@ -155,7 +171,9 @@ def lock(run_dir: str) -> Any:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise UserError(f"--run_dir={run_dir}: another process is training here; wait for it, stop it, or use another --run_dir") from error
+        raise UserError(
+            f"--run_dir={run_dir}: another process is training here; wait for it, stop it, or use another --run_dir"
+        ) from error
     return file
 
 
@@ -227,7 +245,11 @@ def _commit() -> str:
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     try:
         return subprocess.run(
-            ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
