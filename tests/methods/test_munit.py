@@ -93,9 +93,9 @@ def test_both_phases_are_due_every_data_iteration():
 def test_sizes():
     assert munit.minimum_size(munit.Config()) == 64
     munit.check(munit.Config(), (64, 96, 3))
-    with pytest.raises(UserError, match="60 x 64.*munit needs sides of at least 64"):
+    with pytest.raises(UserError, match=r"60 x 64.*munit needs sides of at least 64"):
         munit.check(munit.Config(), (60, 64, 3))
-    with pytest.raises(UserError, match="--munit.downsamples"):
+    with pytest.raises(UserError, match=r"--munit.downsamples"):
         munit.check(munit.Config(), (66, 64, 3))
 
 
