@@ -65,9 +65,7 @@ def test_the_truth_is_the_test_picture_of_domain_b(pairs):
 
 
 def test_training_pictures_share_no_seed():
-    seeds = {
-        split: {avatars.seed_text(0, split, i) for i in range(1000)} for split in ("trainA", "trainB", "testA", "testB")
-    }
+    seeds = {split: {avatars.seed_text(0, split, i) for i in range(1000)} for split in SPLITS}
     assert seeds["testA"] == seeds["testB"]
     assert not seeds["trainA"] & seeds["trainB"]
     assert not (seeds["trainA"] | seeds["trainB"]) & seeds["testA"]

@@ -79,7 +79,7 @@ class ConvertOptions:
     """
 
     image: images.ImageOptions
-    shard_mb: float = 64
+    shard_mb: float = 64.0
     shards: int = 0
     workers: int = 0
     max_rejected: int = -1
@@ -157,7 +157,7 @@ def _settled(source: Source, folder: str, options: ConvertOptions) -> ConvertOpt
 
 def _manifest_options(options: ConvertOptions) -> dict[str, Any]:
     """The options that decide the folder's content, as they stand in dataset.json."""
-    return {**dataclasses.asdict(options.image), "shard_mb": options.shard_mb, "shards": options.shards}
+    return {**dataclasses.asdict(options.image), "shard_mb": float(options.shard_mb), "shards": options.shards}
 
 
 def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:

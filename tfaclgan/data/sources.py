@@ -339,15 +339,8 @@ class FolderSource:
 
     def jobs(self, split: str, start: int) -> Iterator[Job]:
         for item in self._splits[split][start:]:
-            companions = {companion: self._path(getattr(item, companion)) for companion in COMPANIONS}
-            yield FileJob(
-                item.key,
-                item.label,
-                self._path(item.name),
-                **companions,
-                missing=item.missing,
-                max_bytes=self._max_bytes,
-            )
+            paths = {"image": self._path(item.name), **{part: self._path(getattr(item, part)) for part in COMPANIONS}}
+            yield FileJob(item.key, item.label, **paths, missing=item.missing, max_bytes=self._max_bytes)
 
     def _path(self, name: str | None) -> str | None:
         return None if name is None else os.path.join(self._folder, name)

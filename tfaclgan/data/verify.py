@@ -14,7 +14,16 @@ from PIL import Image, ImageDraw
 
 from tfaclgan.data import images
 from tfaclgan.data.files import hash_file, printable
-from tfaclgan.data.records import BYTES_FEATURES, COMPANIONS, INT_FEATURES, Manifest, Shard, Split, load_manifest
+from tfaclgan.data.records import (
+    BYTES_FEATURES,
+    COMPANIONS,
+    INT_FEATURES,
+    SPLITS,
+    Manifest,
+    Shard,
+    Split,
+    load_manifest,
+)
 from tfaclgan.data.shards import read_offsets
 from tfaclgan.errors import UserError
 
@@ -43,7 +52,7 @@ def verify(folder: str, advance: Callable[[int], Any] | None = None) -> Manifest
         UserError: the first thing that is wrong; for a record with its shard, byte offset and key.
     """
     manifest = load_manifest(folder)
-    for split in manifest.splits.values():
+    for split in _ordered(manifest):
         _verify_split(manifest, split, advance or (lambda count: None))
     return manifest
 
@@ -176,7 +185,7 @@ def summary(manifest: Manifest) -> list[str]:
         f"{printable(manifest.name)}: {manifest.channels} channels, load size {manifest.load_size}, {manifest.format}, "
         f"source {manifest.source.get('kind', 'unknown')}"
     ]
-    for split in manifest.splits.values():
+    for split in _ordered(manifest):
         extras = [name for name in COMPANIONS if getattr(split, f"has_{name}")]
         height, width = _range(split.min_height, split.max_height), _range(split.min_width, split.max_width)
         lines.append(
@@ -185,6 +194,10 @@ def summary(manifest: Manifest) -> list[str]:
             + (f", with {', '.join(extras)}" if extras else "")
         )
     return lines
+
+
+def _ordered(manifest: Manifest) -> list[Split]:
+    return [manifest.splits[name] for name in SPLITS if name in manifest.splits]
 
 
 def _range(least: int, greatest: int) -> str:
@@ -208,7 +221,7 @@ def contact_sheet(manifest: Manifest, *, columns: int = 12, cell: int = 96) -> I
         columns: images a row, evenly spaced over the split.
         cell: side of an image's place, pixels.
     """
-    rows = [row for split in manifest.splits.values() if split.count for row in _rows(manifest, split, columns)]
+    rows = [row for split in _ordered(manifest) if split.count for row in _rows(manifest, split, columns)]
     title = 14  # pixels
     sheet = Image.new("RGB", (columns * (cell + 2), len(rows) * (cell + title)), "white")
     pen = ImageDraw.Draw(sheet)
