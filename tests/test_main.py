@@ -55,7 +55,10 @@ def _time_help():
 
 
 def test_help_imports_no_framework():
-    code = "import sys; from tfaclgan import main; main.main(['x', '--help']); print([m for m in sys.modules if m in ('tensorflow', 'keras', 'numpy')])"
+    code = (
+        "import sys; from tfaclgan import main; main.main(['x', '--help']); "
+        "print([m for m in sys.modules if m in ('tensorflow', 'keras', 'numpy')])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.splitlines()[-1] == "[]"
 

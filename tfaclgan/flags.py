@@ -240,7 +240,15 @@ def define() -> None:
         flags.DEFINE_string,
         "extractor",
         "efficientnet_lite0",
-        "Feature network: efficientnet_lite0, or the path of a Keras or SavedModel extractor; see docs/metrics.md.",
+        "Feature network: efficientnet_lite0, inception:PATH, the PATH of a Keras or SavedModel extractor, or none; "
+        "see docs/metrics.md.",
+    )
+    judge(
+        flags.DEFINE_enum,
+        "reference_split",
+        "train",
+        "Pictures of the target domain that FID and KID compare with.",
+        ("train", "test"),
     )
     judge(flags.DEFINE_integer, "styles", 1, "Styles drawn for each picture.", lower_bound=1)
     judge(flags.DEFINE_integer, "max_images", 0, "Judge only the first pictures of the split; 0: all.", lower_bound=0)

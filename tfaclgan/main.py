@@ -127,6 +127,10 @@ def _train() -> int:
 
         print(dry_run.describe(run, manifest, hardware, settings))
         return errors.EXIT_OK
+    if settings.eval_every and FLAGS.extractor != "none":
+        from tfaclgan.metrics import features
+
+        features.get_extractor(FLAGS.extractor)  # a missing extractor should not be found out after an hour
     return loop.train(run, manifest, hardware, settings, _judge(run, manifest, data_options))
 
 
@@ -206,6 +210,7 @@ def _judge(run: Run, manifest: Manifest, options: PipelineOptions, direction: st
             styles=FLAGS.styles,
             seed=FLAGS.seed,
             max_images=FLAGS.max_images,
+            reference_split=FLAGS.reference_split,
             cache_dir=FLAGS.stats_cache or os.path.join(manifest.folder, ".metrics"),
             say=lambda text: print(text, file=sys.stderr),
         )

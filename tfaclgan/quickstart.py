@@ -75,7 +75,8 @@ def _command(*arguments: str) -> None:
     code = subprocess.run([sys.executable, *arguments], check=False).returncode
     if code:
         raise UserError(
-            f"python {arguments[0]} ... ended with exit code {code}, see above; mend that and start again, done steps are kept"
+            f"python {arguments[0]} ... ended with exit code {code}, see above; mend that and start again: "
+            "done steps are kept"
         )
 
 
@@ -111,9 +112,8 @@ def _verdict(path: str) -> list[str]:
     }
     for name, bound, how in goals:
         met = ours[name] >= bound if how == "at least" else ours[name] <= bound
-        lines.append(
-            f"{names[name]:34} {untouched[name]:10.4f} {ours[name]:10.4f}   {how} {bound:.4g}: {'met' if met else 'NOT MET'}"
-        )
+        verdict = f"{how} {bound:.4g}: {'met' if met else 'NOT MET'}"
+        lines.append(f"{names[name]:34} {untouched[name]:10.4f} {ours[name]:10.4f}   {verdict}")
     return lines
 
 

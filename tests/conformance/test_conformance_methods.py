@@ -28,9 +28,12 @@ SIZE = 32
 BATCH = 4
 # Ops without a TPU kernel or with one that leaves the compiled program (field.md 5.14-5.20).
 DENIED = {
-    "ImageProjectiveTransformV2", "ImageProjectiveTransformV3", "ScaleAndTranslate", "ResizeBicubic", "ResizeArea", "CropAndResize",
-    "PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Print", "WriteScalarSummary", "WriteImageSummary", "WriteSummary",
-    "RandomStandardNormal", "RandomUniform", "TruncatedNormal", "Unique", "UniqueV2", "Where", "HistogramFixedWidth", "ResizeNearestNeighbor",
+    "ImageProjectiveTransformV2", "ImageProjectiveTransformV3", "ScaleAndTranslate", "ResizeBicubic", "ResizeArea",
+    "CropAndResize",
+    "PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Print", "WriteScalarSummary",
+    "WriteImageSummary", "WriteSummary",
+    "RandomStandardNormal", "RandomUniform", "TruncatedNormal", "Unique", "UniqueV2", "Where",
+    "HistogramFixedWidth", "ResizeNearestNeighbor",
 }  # fmt: skip
 
 

@@ -400,7 +400,8 @@ def assign_all(variables: dict[str, Any], state: dict[str, np.ndarray], source: 
             if names
         ]
         raise UserError(
-            f"{source}: does not fit these networks: {', '.join(parts)}; use the flags of the run's run.flags or another --run_dir"
+            f"{source}: does not fit these networks: {', '.join(parts)}; use the flags of the run's run.flags "
+            "or another --run_dir"
         )
     for name, variable in variables.items():
         variable.assign(state[name])

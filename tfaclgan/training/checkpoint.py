@@ -121,7 +121,8 @@ def load_newest(folder: str) -> tuple[Checkpoint, dict[str, np.ndarray]] | None:
             )
     if found:
         raise UserError(
-            f"{folder}: all {len(found)} checkpoints are damaged; restore the folder from a copy, or use another --run_dir"
+            f"{folder}: all {len(found)} checkpoints are damaged; restore the folder from a copy, "
+            "or use another --run_dir"
         )
     return None
 
@@ -147,8 +148,8 @@ def _manifest(path: str) -> dict:
         manifest = json.load(file)
     if manifest["format_version"] > FORMAT_VERSION:
         raise UserError(
-            f"{path}: checkpoint format {manifest['format_version']} is newer than this tfaclgan reads ({FORMAT_VERSION}); "
-            "install a newer tfaclgan"
+            f"{path}: checkpoint format {manifest['format_version']} is newer than this tfaclgan reads "
+            f"({FORMAT_VERSION}); install a newer tfaclgan"
         )
     return manifest
 

@@ -50,7 +50,8 @@ def describe(run: Run, manifest: Manifest, hardware: Hardware, settings: Setting
     pixels = height * width * channels
     lines += [
         f"Phases: {', '.join(f'{p.name} every {p.every}' for p in engine.phases)}; schedule's period {engine.period}",
-        f"Batch: 2 domains x [{per_replica}, {height}, {width}, {channels}] uint8 on each of {hardware.replicas} replicas",
+        f"Batch: 2 domains x [{per_replica}, {height}, {width}, {channels}] uint8 "
+        f"on each of {hardware.replicas} replicas",
         f"A data iteration: {2 * recipe.batch_size} images, {2 * recipe.batch_size * pixels:,} bytes to the devices",
         f"Checkpoint: {state / _MIB:.1f} MiB (weights, optimiser slots, averages)",
         f"Data: {manifest.folder}: "

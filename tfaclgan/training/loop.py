@@ -327,8 +327,8 @@ class _Session:
         good = checkpoint.find(self._run.folder("checkpoints"))
         kept = f"the last good checkpoint is {good[0].path}" if good else "no checkpoint had been written yet"
         self._monitor.say(
-            f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; training stopped and nothing "
-            f"was saved; {kept}; lower --learning_rate or use --dtype=float32"
+            f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; "
+            f"training stopped and nothing was saved; {kept}; lower --learning_rate or use --dtype=float32"
         )
         return EXIT_NON_FINITE
 

@@ -54,7 +54,8 @@ def read_run(run_dir: str) -> Run:
         )
     if not os.path.exists(path):
         raise UserError(
-            f"{path}: not found, so this is not a run directory; name the folder of a run, or train one with --mode=train"
+            f"{path}: not found, so this is not a run directory; name the folder of a run, "
+            "or train one with --mode=train"
         )
     try:
         with open(path, encoding="utf-8") as file:
@@ -110,7 +111,8 @@ def _compare(before: Run, now: Run) -> list[str]:
         )
     if before.image_shape[-1] != now.image_shape[-1]:
         raise UserError(
-            f"{where}: was trained on {before.image_shape[-1]}-channel images, the data has {now.image_shape[-1]}; use another --run_dir"
+            f"{where}: was trained on {before.image_shape[-1]}-channel images, the data has {now.image_shape[-1]}; "
+            "use another --run_dir"
         )
     changes, refused = [], []
     for field in dataclasses.fields(now.config):
@@ -120,7 +122,8 @@ def _compare(before: Run, now: Run) -> list[str]:
             (refused if field.metadata["networks"] else changes).append(line)
     if refused:
         raise UserError(
-            f"{where}: these flags would change its networks: {'; '.join(refused)}; use the run's own values or another --run_dir"
+            f"{where}: these flags would change its networks: {'; '.join(refused)}; "
+            "use the run's own values or another --run_dir"
         )
     if before.image_shape != now.image_shape:
         changes.append(f"--image_size: {_size(before)} -> {_size(now)}")
