@@ -120,11 +120,11 @@ class Config:
     )
     discriminator_scales: int = option(3, "image sizes each discriminator judges", minimum=1, networks=True)
     discriminator_layers: int = option(4, "stride-2 convolutions of each scale", minimum=1, networks=True)
-    discriminator_initial: str = option(
-        "normal",
-        "initial kernels of the discriminators: normal(0, 0.02) as in the code, or scaled to the layer (kaiming), "
-        "which narrow discriminators need to start learning",
-        choices=("normal", "kaiming"),
+    initial: str = option(
+        "official",
+        "initial weights: the code's, or balanced for narrow networks and short runs: discriminators scaled to their "
+        "layers, styles that begin as small changes of a plain instance-normalised decoder",
+        choices=("official", "balanced"),
     )
 
 
@@ -146,6 +146,7 @@ def _generator(name: str, channels: int, config: Config) -> Tensor:
         residual_blocks=config.residual_blocks,
         style_dim=config.style_dim,
         mlp_dim=config.mlp_dim,
+        initial=config.initial,
         name=name,
     )
 
@@ -156,7 +157,7 @@ def _discriminator(name: str, channels: int, config: Config) -> Tensor:
         width=config.discriminator_width,
         scales=config.discriminator_scales,
         layers_per_scale=config.discriminator_layers,
-        initial=config.discriminator_initial,
+        initial=config.initial,
         name=name,
     )
 

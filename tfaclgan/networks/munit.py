@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
@@ -71,6 +72,8 @@ class Generator(keras.Model):
         residual_blocks: in the content encoder, and again in the decoder.
         style_dim: numbers in a style.
         mlp_dim: width of the MLP.
+        initial: of the MLP's last layer: "official", as every other layer, so that AdaIN begins with random
+            factors around 0; or "balanced", factors around 1 and shifts around 0 with a tenth of the deviation.
         name: unique among the networks of a method; the first part of every weight's path.
     """
 
@@ -85,6 +88,7 @@ class Generator(keras.Model):
         style_dim: int,
         mlp_dim: int,
         name: str,
+        initial: str = "official",
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
@@ -96,12 +100,13 @@ class Generator(keras.Model):
             "residual_blocks": residual_blocks,
             "style_dim": style_dim,
             "mlp_dim": mlp_dim,
+            "initial": initial,
         }
         content_width = width * 2**downsamples
         with keras.name_scope(name):
             self.content_encoder = _content_encoder(channels, width, downsamples, residual_blocks)
             self.style_encoder = _style_encoder(channels, width, style_dim)
-            self.mlp = _mlp(style_dim, mlp_dim, 2 * residual_blocks * 2 * content_width)
+            self.mlp = _mlp(style_dim, mlp_dim, 2 * residual_blocks, content_width, initial)
             self.decoder = _decoder(channels + mask, content_width, downsamples, residual_blocks)
         self.built = True
 
@@ -125,7 +130,7 @@ class Generator(keras.Model):
 
 
 def discriminator(
-    channels: int, *, width: int, scales: int, layers_per_scale: int, name: str, initial: str = "normal"
+    channels: int, *, width: int, scales: int, layers_per_scale: int, name: str, initial: str = "official"
 ) -> keras.Model:
     """Patch discriminators with weights of their own on a pyramid of `scales` image sizes, no norm.
 
@@ -135,9 +140,9 @@ def discriminator(
         scales: sizes; each is the counted 3x3 average pooling of the one before.
         layers_per_scale: convolutions 4x4 with stride 2.
         name: of the network; the first part of every weight's path.
-        initial: of the kernels: "normal", normal(0, 0.02) as in the code, or "kaiming", normal with
-            deviation sqrt(2 / fan_in). The first shrinks the scores of narrow networks to nothing: at width
-            16 with 4 layers by some 0.003, at the paper's 64 by 0.05.
+        initial: of the kernels: "official", normal(0, 0.02), or "balanced", normal with deviation
+            sqrt(2 / fan_in). The first shrinks the scores of narrow networks to nothing: at width 16 with 4
+            layers by some 0.003, at the paper's 64 by 0.05.
 
     Returns:
         A model: [b, h, w, channels] -> list of score maps [b, h', w', 1] without activation, in full
@@ -191,12 +196,18 @@ def _style_encoder(channels: int, width: int, style_dim: int) -> keras.Model:
     return keras.Model(inputs, x, name="style")
 
 
-def _mlp(style_dim: int, mlp_dim: int, numbers: int) -> keras.Model:
+def _mlp(style_dim: int, mlp_dim: int, norms: int, width: int, initial: str) -> keras.Model:
     inputs = keras.Input((style_dim,), name="style", dtype=full_dtype())
+    last: dict[str, Any] = {"kernel_initializer": _generator_kernel()}
+    if initial == "balanced":
+        shifts_and_factors = np.tile(np.repeat(np.array([0.0, 1.0], "float32"), width), norms)
+        last["kernel_initializer"] = keras.initializers.VarianceScaling(0.02, "fan_in", "untruncated_normal")
+        last["bias_initializer"] = lambda shape, dtype=None: ops.convert_to_tensor(shifts_and_factors, dtype)
     with keras.name_scope("mlp"):
         x = inputs
-        for i, (units, activation) in enumerate(((mlp_dim, "relu"), (mlp_dim, "relu"), (numbers, None))):
-            x = layers.Dense(units, activation=activation, kernel_initializer=_generator_kernel(), name=f"dense{i}")(x)
+        for i in range(2):
+            x = layers.Dense(mlp_dim, activation="relu", kernel_initializer=_generator_kernel(), name=f"dense{i}")(x)
+        x = layers.Dense(norms * 2 * width, name="dense2", **last)(x)
     return keras.Model(inputs, x, name="mlp")
 
 
@@ -258,4 +269,4 @@ def _generator_kernel() -> keras.initializers.Initializer:
 
 
 def _discriminator_kernel(initial: str) -> keras.initializers.Initializer:
-    return _generator_kernel() if initial == "kaiming" else keras.initializers.RandomNormal(0.0, 0.02)
+    return _generator_kernel() if initial == "balanced" else keras.initializers.RandomNormal(0.0, 0.02)
