@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfaclgan.errors import UserError
@@ -22,6 +22,7 @@ def test_to_uint8_rounds_to_the_nearest_and_clips():
     np.testing.assert_array_equal(arrays.to_uint8(floats), wanted)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),
