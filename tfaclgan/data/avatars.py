@@ -167,8 +167,11 @@ def _changed(image: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def _classes(coloured: np.ndarray) -> np.ndarray:
     """Class numbers uint8 [h, w] of a picture in the palette's colours [h, w, 3]; the nearest colour wins."""
-    distance = np.abs(coloured[:, :, None, :].astype(np.int16) - _PALETTE.astype(np.int16)).sum(-1)
-    return distance.argmin(-1).astype(np.uint8)
+    packed = coloured.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    there, place = np.unique(packed, return_inverse=True)
+    colours = np.stack([there >> 16, there >> 8 & 255, there & 255], axis=1)
+    distance = np.abs(colours[:, None] - _PALETTE.astype(np.int32)).sum(-1)
+    return distance.argmin(-1).astype(np.uint8)[place].reshape(packed.shape)
 
 
 def _render(style: Any, options: dict[str, Any], size: int, *, crisp: bool = False) -> Image.Image:
