@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Seconds and memory of a training iteration of ACL-GAN, ours beside the official PyTorch code.
+
+    python benchmarks/train_step.py                                       # ours alone
+    python benchmarks/train_step.py --peer ~/ACL-GAN --peer_python ~/torch-env/bin/python
+
+--peer names a clone of hyperplane-lab/ACL-GAN; its code is imported from there, never copied. It asks for
+CUDA and torchvision, which are answered with stand-ins where they are missing (`.cuda()` does nothing,
+torchvision is an empty module), so the official networks and update steps run unchanged.
+
+Both sides live in processes of their own and take turns, so that a busy machine disturbs both alike; the one
+whose turn it is not sleeps. A data iteration is one update of the discriminators, and of the generators in
+every second one, on random images held in memory. Ours runs through the training engine, as `--mode=train`
+does. Reported are medians over the rounds, and the ratio of each round's pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import types
+
+SCHEDULE = 2  # data iterations between two updates of the generators
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--peer", default="", help="folder of a clone of hyperplane-lab/ACL-GAN (default: time ours alone)"
+    )
+    parser.add_argument(
+        "--peer_python", default=sys.executable, help="python with torch, PyYAML and Pillow (default: this one)"
+    )
+    parser.add_argument(
+        "--peer_config", default="configs/male2female.yaml", help="official configuration, inside --peer"
+    )
+    parser.add_argument("--size", type=int, default=128, help="height and width of the images in pixels")
+    parser.add_argument("--batch", type=int, default=3, help="images of each domain in a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side that are timed")
+    parser.add_argument("--iterations", type=int, default=2, help="data iterations a turn, a multiple of 2")
+    parser.add_argument("--warmup", type=int, default=2, help="data iterations before the first turn, a multiple of 2")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each side (0: the framework's default)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what ours computes in")
+    parser.add_argument("--xla", default="auto", choices=("auto", "on", "off"), help="whether ours is compiled by XLA")
+    parser.add_argument("--json", default="", help="file to write all figures to (default: none)")
+    parser.add_argument("--worker", default="", choices=("", "ours", "peer"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if (
+        arguments.iterations % SCHEDULE
+        or arguments.warmup % SCHEDULE
+        or arguments.iterations < 1
+        or arguments.warmup < 1
+    ):
+        parser.error(
+            "--iterations and --warmup must be positive multiples of 2: the generators' turn comes every second time"
+        )
+    if arguments.peer and not os.path.isfile(os.path.join(arguments.peer, "trainer.py")):
+        parser.error(
+            f"--peer={arguments.peer}: no trainer.py there; name the folder of a clone of hyperplane-lab/ACL-GAN"
+        )
+    return arguments
+
+
+def main() -> int:
+    arguments = parse()
+    if arguments.worker:
+        serve(arguments)
+        return 0
+    sides = {"ours": Worker("ours", sys.executable)}
+    if arguments.peer:
+        sides["peer"] = Worker("peer", arguments.peer_python)
+    for name, side in sides.items():
+        ready = side.run(arguments.warmup)
+        print(
+            f"{name}: {side.about}; {ready['parameters']:,} parameters; "
+            f"first {arguments.warmup} data iterations {ready['seconds']:.1f} s",
+            flush=True,
+        )
+    turns: dict[str, list[dict]] = {name: [] for name in sides}
+    for number in range(arguments.rounds):
+        order = list(sides) if number % 2 == 0 else list(sides)[::-1]
+        for name in order:
+            turn = sides[name].run(arguments.iterations)
+            turns[name].append({key: turn[key] / arguments.iterations for key in ("seconds", "cpu_seconds")})
+            turns[name][-1]["peak_mib"] = turn["peak_mib"]
+        print(
+            f"round {number + 1}: " + ", ".join(f"{name} {turns[name][-1]['seconds']:.2f} s" for name in sides),
+            flush=True,
+        )
+    for side in sides.values():
+        side.close()
+    report(arguments, turns)
+    return 0
+
+
+def report(arguments: argparse.Namespace, turns: dict[str, list[dict]]) -> None:
+    load = os.getloadavg()[0]
+    print(f"\nACL-GAN, {arguments.size} px, batch {arguments.batch}; {os.cpu_count()} CPUs, load {load:.1f}")
+    for name, rows in turns.items():
+        seconds = [row["seconds"] for row in rows]
+        cpu = statistics.median(row["cpu_seconds"] for row in rows)
+        print(
+            f"{name}: median {statistics.median(seconds):.2f} s per data iteration "
+            f"({min(seconds):.2f} to {max(seconds):.2f}), CPU time {cpu:.1f} s, "
+            f"peak memory {rows[-1]['peak_mib']:.0f} MiB"
+        )
+    result = {"arguments": {k: v for k, v in vars(arguments).items() if "peer" not in k}, "load": load, "turns": turns}
+    if "peer" in turns:
+        for key in ("seconds", "cpu_seconds"):
+            ratios = [peer[key] / ours[key] for ours, peer in zip(turns["ours"], turns["peer"], strict=True)]
+            result[f"ratio_{key}"] = ratios
+            print(
+                f"official / ours, {key.replace('_', ' ')}: median {statistics.median(ratios):.2f} "
+                f"(pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+            )
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+class Worker:
+    """A process that runs data iterations when told how many."""
+
+    def __init__(self, name: str, python: str) -> None:
+        command = [python, os.path.abspath(__file__), *sys.argv[1:], "--worker", name]
+        self.name = name
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about = self._read()["about"]
+
+    def run(self, iterations: int) -> dict:
+        self.process.stdin.write(f"{iterations}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict:
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"the process that times {self.name} ended; its message is above")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """The worker's side: reads a number of data iterations, runs them, answers with a line of JSON."""
+    about, parameters, run = (ours if arguments.worker == "ours" else peer)(arguments)
+    print(json.dumps({"about": about}), flush=True)
+    for line in sys.stdin:
+        start, cpu = time.perf_counter(), time.process_time()
+        run(int(line))
+        answer = {
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "parameters": parameters,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+def ours(arguments: argparse.Namespace) -> tuple:
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import dataclasses
+
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from tfaclgan.engine.tensorflow import Engine
+    from tfaclgan.methods import base
+
+    if arguments.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    method = base.get("acl_gan")
+    shape = (arguments.size, arguments.size, 3)
+    recipe = dataclasses.replace(method.recipe, batch_size=arguments.batch, image_size=arguments.size)
+    engine = Engine(
+        method, method.config(), image_shape=shape, recipe=recipe, seed=0, dtype=arguments.dtype, xla=arguments.xla
+    )
+    random = np.random.RandomState(0)
+    batch = {key: random.randint(0, 256, (arguments.batch, *shape)).astype(np.uint8) for key in ("a", "b")}
+    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    parameters = sum(network.count_params() for network in engine.networks.values())
+    return f"tensorflow {tf.__version__}, keras {keras.__version__}", parameters, lambda n: engine.train(iterator, n)
+
+
+def peer(arguments: argparse.Namespace) -> tuple:
+    sys.path[0] = os.path.abspath(arguments.peer)
+    import torch
+    import yaml
+
+    _stand_in_for_torchvision()
+    if not torch.cuda.is_available():
+        torch.Tensor.cuda = lambda self, *rest, **named: self
+        torch.nn.Module.cuda = lambda self, *rest, **named: self
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    from trainer import aclgan_Trainer
+
+    with open(os.path.join(arguments.peer, arguments.peer_config)) as file:
+        config = yaml.safe_load(file)
+    trainer = aclgan_Trainer(config)
+    trainer.train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        trainer.cuda()
+    x_a, x_b = (torch.rand(arguments.batch, 3, arguments.size, arguments.size, device=device) * 2 - 1 for _ in "ab")
+
+    def run(iterations: int) -> None:
+        for iteration in range(iterations):
+            trainer.dis_update(x_a, x_b, config)
+            if iteration % SCHEDULE == 0:
+                trainer.gen_update(x_a, x_b, config)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    parameters = sum(p.numel() for p in trainer.parameters())
+    return f"official code, torch {torch.__version__} on {device}", parameters, run
+
+
+def _stand_in_for_torchvision() -> None:
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        root = types.ModuleType("torchvision")
+        for name in ("transforms", "utils"):
+            child = types.ModuleType(f"torchvision.{name}")
+            setattr(root, name, child)
+            sys.modules[f"torchvision.{name}"] = child
+        sys.modules["torchvision"] = root
+
+
+if __name__ == "__main__":
+    sys.exit(main())
