@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -40,15 +40,12 @@ PRESETS = {
 }
 
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601-2 in 16-bit fixed point, Pillow's "L"
-_GATED = ("brightness", "contrast", "saturation", "hue", "rotate", "resized_crop")
-_UNGATED = ("crop_y", "crop_x", "flip", "translate_x", "translate_y")
-# One draw each, in this order: "hue?" decides whether, "hue" how much. Appending keeps all earlier draws.
-_SLOTS = (
-    *_UNGATED,
-    *_GATED,
-    *(f"{name}?" for name in (*_GATED, "grey", "translate", "perspective")),
-    *(f"corner_{number}" for number in range(8)),
-)
+Plan = dict[str, tf.Tensor]
+# One draw an image each, in this order: "hue?" decides whether, "hue" how much. Appending keeps all earlier draws.
+_AMOUNTS = ("crop_y", "crop_x", "flip", "brightness", "contrast", "saturation", "hue")
+_WARPS = ("rotate", "translate_x", "translate_y", "resized_crop", *(f"corner_{number}" for number in range(8)))
+_GATES = ("brightness", "contrast", "saturation", "hue", "grey", "rotate", "translate", "perspective", "resized_crop")
+_SLOTS = (*_AMOUNTS, *_WARPS, *(f"{name}?" for name in _GATES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,13 +201,12 @@ def check_channels(augmentation: Augmentation, channels: int, spec: str) -> None
 # -- sizes ------------------------------------------------------------------------------------
 
 
-def load_shape(image: tf.Tensor, height: int, width: int, load_size: int) -> tf.Tensor:
-    """Height and width [2] of `image` [h, w, c] with its shorter side at load_size, the longer one rounded down.
+def load_shape(size: tf.Tensor, height: int, width: int, load_size: int) -> tf.Tensor:
+    """Height and width [..., 2] of images of `size` [..., 2] whose shorter side becomes load_size; rounded down.
 
     A side that would not cover the crop [height, width] is made as long as the crop.
     """
-    size = tf.shape(image)[:2]
-    return tf.maximum(size * load_size // tf.reduce_min(size), [height, width])
+    return tf.maximum(size * load_size // tf.reduce_min(size, axis=-1, keepdims=True), [height, width])
 
 
 def resize(image: tf.Tensor, shape: tf.Tensor, *, nearest: bool = False) -> tf.Tensor:
@@ -235,66 +231,129 @@ def centre_crop(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 def evaluation_image(image: tf.Tensor, height: int, width: int, load_size: int, *, nearest: bool = False) -> tf.Tensor:
     """An image as evaluation sees it: resized and cropped from the centre, uint8 [height, width, c]."""
-    return centre_crop(resize(image, load_shape(image, height, width, load_size), nearest=nearest), height, width)
+    shape = load_shape(tf.shape(image)[:2], height, width, load_size)
+    return centre_crop(resize(image, shape, nearest=nearest), height, width)
 
 
 # -- random images ----------------------------------------------------------------------------
 
 
-def random_image(
-    image: tf.Tensor,
+def plan(
     augmentation: Augmentation,
+    seeds: tf.Tensor,
+    sizes: tf.Tensor,
     height: int,
     width: int,
     load_size: int,
-    seed: tf.Tensor,
+    active: tf.Tensor | None = None,
+) -> Plan:
+    """Draws what happens to n images; cheaper for many at once.
+
+    Args:
+        augmentation: what may happen.
+        seeds: int64 [n, 2], one seed an image.
+        sizes: int32 [n, 2], height and width of the stored images, pixels.
+        height, width: crop, pixels.
+        load_size: shorter side before the crop, pixels.
+        active: bool [n], False for images of which only the crop is random; None: all True.
+
+    Returns:
+        Tensors of n rows, one row of which `random_image` takes:
+        "shape" int32 [n, 2]: what to resize to; "corner" int32 [n, 2]: top and left of the crop; "flip", "warp",
+        "grey?": bool [n]; "matrix" float32 [n, 8]: the warp; "brightness", "contrast", "saturation", "hue": float32
+        [n], and each with "?" added: bool [n].
+    """
+    count = tf.shape(seeds)[0]
+    active = tf.fill([count], True) if active is None else active
+    uniform = tf.map_fn(
+        lambda seed: tf.random.stateless_uniform([len(_SLOTS)], seed, alg="philox"),
+        seeds,
+        fn_output_signature=tf.float32,
+    )
+    draws = dict(zip(_SLOTS, tf.unstack(uniform, axis=1)))
+    happens = {
+        "flip": active & (draws["flip"] < augmentation.flip),
+        "grey": active & (draws["grey?"] < augmentation.grey),
+    }
+    for name in ("brightness", "contrast", "saturation", "hue", "rotate", "translate", "perspective", "resized_crop"):
+        operation = getattr(augmentation, name)
+        probability = operation.probability if operation else 0.0
+        happens[name] = active & (draws[f"{name}?"] < probability)
+    frames = load_shape(sizes, height, width, load_size)
+    room = frames - [height, width]
+    if augmentation.crop:
+        drawn = tf.stack([draws["crop_y"], draws["crop_x"]], 1) * tf.cast(room + 1, tf.float32)
+        corner = tf.minimum(tf.cast(drawn, tf.int32), room)  # the product may round up to room + 1
+    else:
+        corner = room // 2
+    result = {"shape": frames, "corner": corner, "flip": happens["flip"], "grey?": happens["grey"]}
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        amount = getattr(augmentation, name).amount
+        low, high = (-amount, amount) if name == "hue" else (max(0.0, 1.0 - amount), 1.0 + amount)
+        result[name] = low + (high - low) * draws[name]
+        result[f"{name}?"] = happens[name]
+    if augmentation.warps:
+        result.update(_plan_warp(augmentation, draws, happens, sizes, frames, corner, height, width))
+    return result
+
+
+def random_image(
+    image: tf.Tensor,
+    augmentation: Augmentation,
+    drawn: Plan,
+    height: int,
+    width: int,
     *,
     is_map: bool = False,
+    always: bool = False,
 ) -> tf.Tensor:
-    """An augmented image, a function of its arguments alone.
+    """An augmented image.
 
-    Masks and label maps that belong to an image undergo the same geometry when they come with its size and seed.
+    Masks and label maps that belong to an image undergo the same geometry with the same plan.
 
     Args:
         image: uint8 [h, w, c] as stored.
-        augmentation: what may happen.
+        augmentation: as given to `plan`.
+        drawn: one row of the plan.
         height, width: crop, pixels.
-        load_size: shorter side before the crop, pixels.
-        seed: int64 [2].
         is_map: nearest neighbours instead of interpolation, and no colour.
+        always: no image was inactive in the plan, so what has probability 1 happens.
 
     Returns:
         uint8 [height, width, c]; 0 where a warp shows what lies outside of the image.
     """
-    draws = dict(zip(_SLOTS, tf.unstack(tf.random.stateless_uniform([len(_SLOTS)], seed, alg="philox"))))
     channels = image.shape[-1]
-    frame = load_shape(image, height, width, load_size)
-    box = _crop_box(augmentation, frame, height, width, draws)
-    pixels = resize(image, _source_shape(image, augmentation, frame, box), nearest=is_map)
-    source = tf.shape(pixels)[:2]
-    if not is_map and (augmentation.colours or augmentation.warps):
-        pixels = _colour(tf.cast(pixels, tf.float32), augmentation, draws)
-    if not augmentation.warps:
-        corner = tf.cast(box[:2], tf.int32)
-        pixels = tf.slice(pixels, tf.concat([corner, [0]], 0), [height, width, -1])
-        pixels = _sometimes(augmentation.flip, draws["flip"], lambda: tf.reverse(pixels, [1]), lambda: pixels)
-    else:
-        matrix = _homography(augmentation, frame, box, source, draws)
-        if augmentation.resized_crop and not is_map:
+    pixels = resize(image, drawn["shape"], nearest=is_map)
+    if augmentation.colours and not is_map:
+        pixels = _colour(tf.cast(pixels, tf.float32), augmentation, drawn, always)
+
+    def cropped() -> tf.Tensor:
+        window = tf.slice(pixels, tf.concat([drawn["corner"], [0]], 0), [height, width, -1])
+        if augmentation.flip:
+            window = tf.cond(drawn["flip"], lambda: tf.reverse(window, [1]), lambda: window)
+        return _finished(window, channels)
+
+    def warped() -> tf.Tensor:
+        source = pixels
+        if not is_map:
+            source = tf.cast(source, tf.float32)
+        if augmentation.resized_crop:
             # Magnifying samples up to half a pixel beyond the border, where the image's edge and not black belongs.
-            pixels = tf.pad(pixels, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-            matrix = tf.linalg.matmul(_shift(1.0, 1.0), matrix)
-        pixels = warp(pixels, matrix, height, width, nearest=is_map)
-    if pixels.dtype != tf.uint8:
-        pixels = to_uint8(pixels)
-    return _with_channels(pixels, channels)
+            source = tf.pad(source, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        return _finished(warp(source, drawn["matrix"], height, width, nearest=is_map), channels)
+
+    if not augmentation.warps:
+        return cropped()
+    return tf.cond(drawn["warp"], warped, cropped)
 
 
-def _with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """An RGB image that has become grey has one channel until here."""
-    if image.shape[-1] == channels:
-        return image
-    return tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [channels]], 0))
+def _finished(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """As uint8 of the stored number of channels: an RGB image that became grey has one until here."""
+    if image.dtype != tf.uint8:
+        image = to_uint8(image)
+    if image.shape[-1] != channels:
+        image = tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [channels]], 0))
+    return image
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
@@ -302,38 +361,26 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(image, 0.0, 255.0) + 0.5, tf.uint8)
 
 
-def _sometimes(
-    probability: float, draw: tf.Tensor, change: Callable[[], tf.Tensor], keep: Callable[[], tf.Tensor]
-) -> tf.Tensor:
-    if probability <= 0:
-        return keep()
-    return change() if probability >= 1 else tf.cond(draw < probability, change, keep)
-
-
 # -- colour -----------------------------------------------------------------------------------
 
 
-def _colour(image: tf.Tensor, augmentation: Augmentation, draws: dict[str, tf.Tensor]) -> tf.Tensor:
+def _colour(image: tf.Tensor, augmentation: Augmentation, drawn: Plan, always: bool) -> tf.Tensor:
     """float32 0..255 [h, w, c], c = 1 or 3; the result has one channel if the image has, or becomes, grey."""
-    channels = image.shape[-1]
     operations = [("brightness", adjust_brightness), ("contrast", adjust_contrast)]
-    if channels == 3:  # what these do to a grey image is nothing
+    rgb = image.shape[-1] == 3
+    if rgb:  # what these do to a grey image is nothing
         operations += [("saturation", adjust_saturation), ("hue", adjust_hue)]
     for name, operation in operations:
         jitter = getattr(augmentation, name)
         if jitter:
-            low, high = (-jitter.amount, jitter.amount) if name == "hue" else _factors(jitter)
-            change = functools.partial(operation, image, low + (high - low) * draws[name])
-            keep = functools.partial(tf.identity, image)
-            image = _sometimes(jitter.probability, draws[f"{name}?"], change, keep)
-    if augmentation.grey and channels == 3:
-        luma, keep = functools.partial(grey, image), functools.partial(tf.identity, image)
-        image = _sometimes(augmentation.grey, draws["grey?"], luma, keep)
+            change = functools.partial(operation, image, drawn[name])
+            if always and jitter.probability >= 1:
+                image = change()
+            else:
+                image = tf.cond(drawn[f"{name}?"], change, functools.partial(tf.identity, image))
+    if augmentation.grey and rgb:
+        image = tf.cond(drawn["grey?"], functools.partial(grey, image), functools.partial(tf.identity, image))
     return image
-
-
-def _factors(jitter: Jitter) -> tuple[float, float]:
-    return max(0.0, 1.0 - jitter.amount), 1.0 + jitter.amount
 
 
 def adjust_brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -377,15 +424,15 @@ def _per_pixel(image: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
 # -- geometry ---------------------------------------------------------------------------------
 #
 # Points are (x, y, 1), pixel centres have whole numbers. A matrix maps a point of the result to the point of
-# the image that is shown there, so matrices multiply in the order opposite to that of the operations.
+# the image that is shown there, so matrices multiply in the order opposite to that of the operations. All of these
+# take n values and give float64 [n, 3, 3].
 
 
 def warp(image: tf.Tensor, matrix: tf.Tensor, height: int, width: int, *, nearest: bool = False) -> tf.Tensor:
-    """`image` [h, w, c] seen through a homography [3, 3], 0 outside; same type, [height, width, c]."""
-    flat = tf.reshape(matrix / matrix[2, 2], [1, 9])[:, :8]
+    """`image` [h, w, c] seen through a homography [8] (the ninth entry is 1), 0 outside: [height, width, c]."""
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=image[tf.newaxis],
-        transforms=tf.cast(flat, tf.float32),
+        transforms=matrix[tf.newaxis],
         output_shape=[height, width],
         fill_value=0.0,
         interpolation="NEAREST" if nearest else "BILINEAR",
@@ -393,143 +440,122 @@ def warp(image: tf.Tensor, matrix: tf.Tensor, height: int, width: int, *, neares
     )[0]
 
 
+def flat(matrix: tf.Tensor) -> tf.Tensor:
+    """Homographies [n, 3, 3] as `warp` takes them: float32 [n, 8]."""
+    return tf.cast(tf.reshape(matrix / matrix[:, 2:, 2:], [-1, 9])[:, :8], tf.float32)
+
+
 def rotation(degrees: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Counter-clockwise rotation about the middle of an image: float64 [3, 3]."""
+    """Counter-clockwise rotations about the middle of images of these heights and widths."""
     angle = tf.cast(degrees, tf.float64) * (math.pi / 180.0)
-    x, y = _middle(width), _middle(height)
+    x, y = (tf.cast(width, tf.float64) - 1.0) / 2.0, (tf.cast(height, tf.float64) - 1.0) / 2.0
     cos, sin = tf.cos(angle), tf.sin(angle)
-    return _matrix([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y], [0.0, 0.0, 1.0]])
+    return _matrices([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y], [0.0, 0.0, 1.0]])
 
 
 def translation(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The image moved x pixels to the right and y down: float64 [3, 3]."""
-    return _shift(-tf.cast(x, tf.float64), -tf.cast(y, tf.float64))
+    """Images moved x pixels to the right and y down."""
+    return _matrices([[1.0, 0.0, -tf.cast(x, tf.float64)], [0.0, 1.0, -tf.cast(y, tf.float64)], [0.0, 0.0, 1.0]])
 
 
 def perspective(corners: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """The image's corners moved to `corners` [4, 2] (x, y of top left, top right, bottom right, bottom left).
-
-    Returns:
-        float64 [3, 3].
-    """
-    corners = tf.cast(corners, tf.float64)
-    right, bottom = tf.cast(width - 1, tf.float64), tf.cast(height - 1, tf.float64)
-    zero = tf.zeros([], tf.float64)
-    to_x, to_y = tf.stack([zero, right, right, zero]), tf.stack([zero, zero, bottom, bottom])
-    x, y = corners[:, 0], corners[:, 1]
+    """Images whose corners moved to `corners` [n, 4, 2] (x, y of top left, top right, bottom right, bottom left)."""
+    x, y = tf.unstack(tf.cast(corners, tf.float64), axis=2)
     none, ones = tf.zeros_like(x), tf.ones_like(x)
+    to_x = tf.cast(width - 1, tf.float64)[:, tf.newaxis] * [0.0, 1.0, 1.0, 0.0]
+    to_y = tf.cast(height - 1, tf.float64)[:, tf.newaxis] * [0.0, 0.0, 1.0, 1.0]
     # h0 x + h1 y + h2 - to_x (h6 x + h7 y) = to_x, and the same for y: eight equations.
-    rows_x = tf.stack([x, y, ones, none, none, none, -to_x * x, -to_x * y], 1)
-    rows_y = tf.stack([none, none, none, x, y, ones, -to_y * x, -to_y * y], 1)
-    solution = tf.linalg.solve(tf.concat([rows_x, rows_y], 0), tf.concat([to_x, to_y], 0)[:, tf.newaxis])
-    return tf.reshape(tf.concat([solution[:, 0], [1.0]], 0), [3, 3])
+    rows_x = tf.stack([x, y, ones, none, none, none, -to_x * x, -to_x * y], 2)
+    rows_y = tf.stack([none, none, none, x, y, ones, -to_y * x, -to_y * y], 2)
+    right = tf.concat([to_x, to_y], 1)[:, :, tf.newaxis]
+    entries = tf.linalg.solve(tf.concat([rows_x, rows_y], 1), right)[:, :, 0]
+    return tf.reshape(tf.pad(entries, [[0, 0], [0, 1]], constant_values=1.0), [-1, 3, 3])
 
 
 def mirror(width: tf.Tensor) -> tf.Tensor:
-    """Left and right exchanged: float64 [3, 3]."""
-    return _matrix([[-1.0, 0.0, tf.cast(width - 1, tf.float64)], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    """Left and right of images of these widths exchanged."""
+    return _matrices([[-1.0, 0.0, tf.cast(width - 1, tf.float64)], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
-def _window(top: tf.Tensor, left: tf.Tensor, scale_y: tf.Tensor, scale_x: tf.Tensor) -> tf.Tensor:
-    """A window whose pixels are scale times as large as the image's, edges aligned: float64 [3, 3]."""
-    return _matrix([[scale_x, 0.0, left + scale_x / 2 - 0.5], [0.0, scale_y, top + scale_y / 2 - 0.5], [0.0, 0.0, 1.0]])
+def window(corner: tf.Tensor, pixel: tf.Tensor) -> tf.Tensor:
+    """Windows that begin at `corner` [n, 2] (top, left) and whose pixels are `pixel` [n, 2] times as high and wide."""
+    y, x = tf.unstack(tf.cast(corner, tf.float64), axis=1)
+    tall, wide = tf.unstack(tf.cast(pixel, tf.float64), axis=1)
+    return _matrices([[wide, 0.0, x + wide / 2 - 0.5], [0.0, tall, y + tall / 2 - 0.5], [0.0, 0.0, 1.0]])
 
 
-def _shift(x: tf.Tensor | float, y: tf.Tensor | float) -> tf.Tensor:
-    return _matrix([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+def _matrices(rows: Sequence[Sequence[tf.Tensor | float]]) -> tf.Tensor:
+    entries = [tf.cast(value, tf.float64) for row in rows for value in row]
+    count = tf.reduce_max(tf.stack([tf.size(entry) for entry in entries]))
+    return tf.reshape(tf.stack([tf.broadcast_to(entry, [count]) for entry in entries], 1), [-1, 3, 3])
 
 
-def _matrix(rows: Sequence[Sequence[tf.Tensor | float]]) -> tf.Tensor:
-    return tf.reshape(tf.stack([tf.cast(value, tf.float64) for row in rows for value in row]), [3, 3])
-
-
-def _middle(side: tf.Tensor) -> tf.Tensor:
-    return (tf.cast(side, tf.float64) - 1.0) / 2.0
-
-
-def _crop_corner(
-    augmentation: Augmentation, frame: tf.Tensor, height: int, width: int, draws: dict[str, tf.Tensor]
-) -> tf.Tensor:
-    """Top and left int32 [2] of the crop in an image of height and width `frame` [2]."""
-    room = frame - [height, width]
-    if not augmentation.crop:
-        return room // 2
-    drawn = tf.stack([draws["crop_y"], draws["crop_x"]]) * tf.cast(room + 1, tf.float32)
-    return tf.minimum(tf.cast(drawn, tf.int32), room)  # the product may round up to room + 1
-
-
-def _crop_box(
-    augmentation: Augmentation, frame: tf.Tensor, height: int, width: int, draws: dict[str, tf.Tensor]
-) -> tf.Tensor:
-    """Top, left, and size of a pixel of the crop in pixels of the frame: float64 [3]."""
-    corner = tf.cast(_crop_corner(augmentation, frame, height, width, draws), tf.float64)
-    plain = tf.concat([corner, [1.0]], 0)
-    window = augmentation.resized_crop
-    if not window:
-        return plain
-    frame = tf.cast(frame, tf.float64)
-    crop = tf.constant([height, width], tf.float64)
-    area = window.minimum + (window.maximum - window.minimum) * tf.cast(draws["resized_crop"], tf.float64)
-    scale = tf.sqrt(area) * tf.reduce_min(frame / crop)
-    place = tf.cast(tf.stack([draws["crop_y"], draws["crop_x"]]), tf.float64) * (frame - crop * scale)
-    zoomed = tf.concat([place, [scale]], 0)
-    return tf.where(draws["resized_crop?"] < window.probability, zoomed, plain)
-
-
-def _source_shape(image: tf.Tensor, augmentation: Augmentation, frame: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """Height and width at which the warp samples the image.
-
-    The load size, except for resized crops: those shrink the stored image (antialiased) as far as the window asks
-    for, or leave it as it is when the window is to be magnified, which the warp does as well.
-    """
-    if not augmentation.resized_crop:
-        return frame
-    shrunk = tf.cast(tf.round(tf.cast(frame, tf.float64) / box[2]), tf.int32)
-    return tf.minimum(tf.maximum(shrunk, [1, 1]), tf.shape(image)[:2])
-
-
-def _homography(
+def _plan_warp(
     augmentation: Augmentation,
-    frame: tf.Tensor,
-    box: tf.Tensor,
-    source: tf.Tensor,
-    draws: dict[str, tf.Tensor],
-) -> tf.Tensor:
-    """From the result to the image of shape `source`, which shows the whole frame: float64 [3, 3]."""
-    rows, columns = frame[0], frame[1]
-    parts = [_window(box[0], box[1], box[2], box[2])]  # the last operation comes first
+    draws: Plan,
+    happens: Plan,
+    sizes: tf.Tensor,
+    frames: tf.Tensor,
+    corner: tf.Tensor,
+    height: int,
+    width: int,
+) -> Plan:
+    """The homography from the result to the image it is sampled from, and the shape [n, 2] of that image."""
+    rows, columns = frames[:, 0], frames[:, 1]
+    place, pixel = tf.cast(corner, tf.float64), tf.ones_like(frames, tf.float64)
+    if augmentation.resized_crop:
+        zoomed_place, zoomed_pixel = _random_window(augmentation.resized_crop, draws, frames, height, width)
+        zoomed = happens["resized_crop"][:, tf.newaxis]
+        place, pixel = tf.where(zoomed, zoomed_place, place), tf.where(zoomed, zoomed_pixel, pixel)
+    parts = [window(place, pixel)]  # the last operation comes first
     if augmentation.flip:
-        flipped = draws["flip"] < augmentation.flip
-        parts.append(tf.where(flipped, mirror(columns), tf.eye(3, dtype=tf.float64)))
+        parts.append(_where(happens["flip"], mirror(columns)))
     if augmentation.perspective:
-        parts.append(perspective(_random_corners(augmentation.perspective, frame, draws), rows, columns))
+        parts.append(perspective(_random_corners(augmentation.perspective, draws, happens, frames), rows, columns))
     if augmentation.translate:
-        amount = _gated(augmentation.translate, draws["translate?"])
-        x = tf.round((2 * draws["translate_x"] - 1) * amount * tf.cast(columns, tf.float32))
-        y = tf.round((2 * draws["translate_y"] - 1) * amount * tf.cast(rows, tf.float32))
+        reach = tf.where(happens["translate"], augmentation.translate.amount, 0.0)
+        x = tf.round((2 * draws["translate_x"] - 1) * reach * tf.cast(columns, tf.float32))
+        y = tf.round((2 * draws["translate_y"] - 1) * reach * tf.cast(rows, tf.float32))
         parts.append(translation(x, y))
     if augmentation.rotate:
-        degrees = (2 * draws["rotate"] - 1) * _gated(augmentation.rotate, draws["rotate?"])
-        parts.append(rotation(degrees, rows, columns))
+        reach = tf.where(happens["rotate"], augmentation.rotate.amount, 0.0)
+        parts.append(rotation((2 * draws["rotate"] - 1) * reach, rows, columns))
+    shape = frames
     if augmentation.resized_crop:
-        scale = tf.cast(source, tf.float64) / tf.cast(frame, tf.float64)
-        zero = tf.zeros([], tf.float64)
-        parts.append(_window(zero, zero, scale[0], scale[1]))
+        # Shrinking must be antialiased, so it is done beforehand, as far as the window asks for; a window to be
+        # magnified is sampled from the stored image. Beyond the border lies one more pixel, see `random_image`.
+        asked = tf.cast(tf.round(tf.cast(frames, tf.float64) / pixel), tf.int32)
+        shape = tf.where(zoomed, tf.minimum(tf.maximum(asked, 1), sizes), frames)
+        parts.append(window(tf.zeros_like(pixel), tf.cast(shape, tf.float64) / tf.cast(frames, tf.float64)))
+        parts.append(translation(1.0, 1.0))
     matrix = parts[0]
     for part in parts[1:]:
         matrix = tf.linalg.matmul(part, matrix)
-    return matrix
+    changed = happens["rotate"] | happens["translate"] | happens["perspective"] | happens["resized_crop"]
+    return {"matrix": flat(matrix), "warp": changed, "shape": shape}
 
 
-def _gated(jitter: Jitter, draw: tf.Tensor) -> tf.Tensor:
-    return tf.where(draw < jitter.probability, jitter.amount, 0.0)
+def _where(condition: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    return tf.where(condition[:, tf.newaxis, tf.newaxis], matrix, tf.eye(3, dtype=tf.float64))
 
 
-def _random_corners(jitter: Jitter, frame: tf.Tensor, draws: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Corners moved inwards by up to amount * half the side: float64 [4, 2]."""
-    half = tf.cast(frame, tf.float64) * 0.5 * tf.cast(_gated(jitter, draws["perspective?"]), tf.float64)
-    drawn = tf.cast(tf.stack([draws[f"corner_{i}"] for i in range(8)]), tf.float64)
-    inwards = tf.reshape(drawn, [4, 2]) * tf.reverse(half, [0])
-    last = tf.cast(tf.reverse(frame, [0]) - 1, tf.float64)
+def _random_window(
+    crop: ResizedCrop, draws: Plan, frames: tf.Tensor, height: int, width: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Top and left, and the height and width of a pixel, of windows in the frames: float64 [n, 2] each."""
+    room = tf.cast(frames, tf.float64)
+    side = tf.constant([height, width], tf.float64)
+    area = crop.minimum + (crop.maximum - crop.minimum) * tf.cast(draws["resized_crop"], tf.float64)
+    pixel = tf.sqrt(area)[:, tf.newaxis] * tf.reduce_min(room / side, axis=1, keepdims=True)
+    place = tf.cast(tf.stack([draws["crop_y"], draws["crop_x"]], 1), tf.float64) * (room - side * pixel)
+    return place, tf.broadcast_to(pixel, tf.shape(room))
+
+
+def _random_corners(jitter: Jitter, draws: Plan, happens: Plan, frames: tf.Tensor) -> tf.Tensor:
+    """The frames' corners moved inwards by up to amount * half the side: float64 [n, 4, 2]."""
+    sides = tf.reverse(tf.cast(frames, tf.float64), [1])[:, tf.newaxis]
+    reach = tf.where(happens["perspective"], jitter.amount / 2, 0.0)
+    drawn = tf.stack([draws[f"corner_{number}"] for number in range(8)], 1) * reach[:, tf.newaxis]
+    inwards = tf.reshape(tf.cast(drawn, tf.float64), [-1, 4, 2]) * sides
     far = tf.constant([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], tf.float64)
-    return far * last + (1.0 - 2.0 * far) * inwards
+    return far * (sides - 1.0) + (1.0 - 2.0 * far) * inwards

@@ -9,7 +9,6 @@ same global batch.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 import tensorflow as tf
@@ -86,8 +85,6 @@ def training_dataset(
         UserError: a missing split, a broken index, a batch that the replicas cannot share, a bad spec.
     """
     _check(manifest, options)
-    augmentation = augment.parse(options.augment)
-    augment.check_channels(augmentation, manifest.channels, options.augment)
     replicas = hosts * replicas_per_host
     if global_batch < 1 or global_batch % replicas:
         raise UserError(
@@ -100,20 +97,18 @@ def training_dataset(
     domains = [_Domain(manifest, split, options, number, name) for number, (name, split) in enumerate(_DOMAINS)]
     calls = options.parallel_calls or tf.data.AUTOTUNE
 
-    def addresses(first_row: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Records of this host's rows first_row, first_row + 1, ..., counted from step 0."""
+    def addresses(first_row: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:
+        """Records of this host's rows first_row, first_row + 1, ..., counted from step 0, and what happens to them."""
         local = first_row + tf.range(_ROWS_PER_READ, dtype=tf.int64)
-        sample = local // rows_per_host * global_batch + host * rows_per_host + local % rows_per_host
-        element = {"sample": sample}
-        for domain in domains:
-            element.update(domain.read(sample))
-        return element
+        step, row = local // rows_per_host, local % rows_per_host
+        sample = step * global_batch + host * rows_per_host + row
+        active = step < options.augment_until_step if options.augment_until_step else None
+        return {domain.name: domain.read(sample, active) for domain in domains}
 
-    def images(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        step = element["sample"] // global_batch
+    def images(element: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
         result: dict[str, tf.Tensor] = {}
         for domain in domains:
-            result.update(domain.images(element, augmentation, step))
+            result.update(domain.images(element[domain.name]))
         return result
 
     dataset = tf.data.Dataset.range(first_step * rows_per_host, np.iinfo(np.int64).max, _ROWS_PER_READ)
@@ -183,54 +178,57 @@ def read_images(manifest: records.Manifest, split: str, count: int, options: Pip
 
 
 class _Domain:
-    """One domain's records: order, reading, decoding."""
+    """One domain's records: order, reading, augmentation."""
 
     def __init__(
         self, manifest: records.Manifest, split: str, options: PipelineOptions, number: int, name: str
     ) -> None:
+        self.name = name
         self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb)
+        self._augmentation = augment.parse(options.augment)
+        augment.check_channels(self._augmentation, manifest.channels, options.augment)
         self._channels = manifest.channels
-        self._options, self._number, self._name = options, number, name
+        self._options, self._number = options, number
         there = manifest.split(split)
         self._fields = ["image", *(field for field in options.companions if getattr(there, f"has_{field}"))]
 
-    def read(self, sample: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What is needed of the samples' [n] records, still encoded, each [n]."""
-        numbers = record_numbers(sample, len(self._reader), self._options.seed, self._number)
+    def read(self, sample: tf.Tensor, active: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """What is needed of the samples' [n] records, still encoded, and the plan of their augmentation."""
+        options = self._options
+        numbers = record_numbers(sample, len(self._reader), options.seed, self._number)
         example = _parse(_read(self._reader, numbers))
+        stream = tf.constant(_seed_word(options.seed, self._number, _AUGMENT), tf.int64)
+        drawn = augment.plan(
+            self._augmentation,
+            tf.stack([tf.fill(tf.shape(sample), stream), sample], 1),
+            tf.stack([example["image/height"], example["image/width"]], 1),
+            options.height,
+            options.width,
+            options.load_size,
+            active,
+        )
         needed = ["image/key", "image/label", *(f"{field}/encoded" for field in self._fields)]
-        return {f"{self._name}/{name}": example[name] for name in needed}
+        return {**{name: example[name] for name in needed}, **{f"plan/{name}": value for name, value in drawn.items()}}
 
-    def images(
-        self, element: dict[str, tf.Tensor], augmentation: augment.Augmentation, step: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """One row: the image and its companions, decoded and augmented with one seed."""
-        options, name = self._options, self._name
-        seed = tf.stack([tf.constant(_seed_word(options.seed, self._number, _AUGMENT), tf.int64), element["sample"]])
-        result = {f"key_{name}": element[f"{name}/image/key"], f"label_{name}": element[f"{name}/image/label"]}
+    def images(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One sample: the image and its companions, decoded and augmented by the same plan."""
+        height, width = self._options.height, self._options.width
+        drawn = {name.removeprefix("plan/"): value for name, value in row.items() if name.startswith("plan/")}
+        result = {f"key_{self.name}": row["image/key"], f"label_{self.name}": row["image/label"]}
         for field in self._fields:
             is_map = field in _MAPS
-            image = _decode(element[f"{name}/{field}/encoded"], 1 if is_map else self._channels)
-            random_image = functools.partial(
-                augment.random_image,
-                image,
-                height=options.height,
-                width=options.width,
-                load_size=options.load_size,
-                seed=seed,
+            channels = 1 if is_map else self._channels
+            image = augment.random_image(
+                _decode(row[f"{field}/encoded"], channels),
+                self._augmentation,
+                drawn,
+                height,
+                width,
                 is_map=is_map,
+                always=not self._options.augment_until_step,
             )
-            calm = augment.Augmentation(crop=augmentation.crop)
-            if options.augment_until_step and augmentation != calm:
-                augmented = tf.cond(
-                    step < options.augment_until_step,
-                    functools.partial(random_image, augmentation),
-                    functools.partial(random_image, calm),
-                )
-            else:
-                augmented = random_image(augmentation)
-            augmented.set_shape([options.height, options.width, image.shape[-1]])
-            result[name if field == "image" else f"{field}_{name}"] = augmented
+            image.set_shape([height, width, channels])
+            result[self.name if field == "image" else f"{field}_{self.name}"] = image
         return result
 
 
@@ -272,9 +270,10 @@ def _read(reader: reading.SplitReader, numbers: tf.Tensor) -> tf.Tensor:
 
 def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in records.BYTES_FEATURES}
-    features["image/label"] = tf.io.FixedLenFeature([], tf.int64)
+    features.update({name: tf.io.FixedLenFeature([], tf.int64) for name in records.INT_FEATURES})
     example = tf.io.parse_example(serialized, features)
-    return {**example, "image/label": tf.cast(example["image/label"], tf.int32)}  # 64 bits are slow on TPU
+    # 32 bits, because labels go to the device and TPUs emulate 64.
+    return {**example, **{name: tf.cast(example[name], tf.int32) for name in records.INT_FEATURES}}
 
 
 def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
@@ -312,5 +311,6 @@ def _check(manifest: records.Manifest, options: PipelineOptions) -> None:
 def _dataset_options(options: PipelineOptions) -> tf.data.Options:
     result = tf.data.Options()
     result.deterministic = options.deterministic
-    result.autotune.enabled = True
+    # Images are handled in parallel already; threads within one operation would only wait for each other.
+    result.threading.max_intra_op_parallelism = 1
     return result
