@@ -38,7 +38,6 @@ VARIANTS = {
     "paper's bound": {"mask_bound": "image", "mask_lower": 0.55, "mask_upper": 0.6},
     "code's strength": {"mask_bound_scale": "code", "mask_lower": 0.7, "mask_upper": 0.8, "focus_delta": 0.1},
     "weights": {"adversarial_weight": 2.0, "consistency_weight": 0.3, "identity_weight": 5.0, "alpha": 0.5},
-    "b2a": {"direction": "b2a"},
     "everything": {"style_weight": 1.0, "identity_mask": True, "judge_round_trip": False, "mask_bound": "image"},
     "mix and more": {"both_directions": True, "mask": False, "style_weight": 0.5, "direction": "b2a"},
 }

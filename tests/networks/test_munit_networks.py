@@ -91,6 +91,22 @@ class TestInitialValues:
             else:
                 assert not value.any()
 
+    def test_balanced(self):
+        """Scores of a narrow discriminator keep their size; AdaIN begins near plain normalisation."""
+        network = generator(initial="balanced", residual_blocks=2, mlp_dim=64)
+        numbers = network.mlp(np.random.RandomState(0).standard_normal((200, 3))).numpy()
+        numbers = numbers.reshape(200, 4, 2, 16)  # norm, shift or factor, channel
+        assert abs(numbers[:, :, 0].mean()) < 0.05
+        assert abs(numbers[:, :, 1].mean() - 1) < 0.05
+        assert 0.01 < numbers[:, :, 0].std() < 0.5
+        for variable in munit.discriminator(
+            3, width=16, scales=1, layers_per_scale=3, name="d", initial="balanced"
+        ).variables:
+            value = variable.numpy()
+            if variable.path.endswith("kernel"):
+                deviation = np.sqrt(2 / np.prod(value.shape[:-1]))
+                assert value.std() == pytest.approx(deviation, rel=5 / np.sqrt(2 * value.size))
+
     def test_follow_the_global_seed(self):
         values = []
         for seed in (1, 1, 2):
