@@ -47,6 +47,7 @@ def test_folders_become_a_data_folder(tmp_path):
     assert manifest["load_size"] == 16
     assert "trainA: 3 images, 16 x 24 pixels" in result.stdout
     assert "1 images could not be used: " in result.stdout
+    assert "rejected: trainA/bad.png (not an image, or of a kind that is not supported)" in result.stderr
     assert "1 images occur more than once, 1 of them in training and test" in result.stdout
     assert "images/s" in result.stderr or "s/ images" in result.stderr  # the progress bar
 

@@ -59,6 +59,7 @@ from tfaclgan.errors import UserError
 REJECTED_NAME = "rejected.csv"
 DUPLICATES_NAME = "duplicates.csv"
 _IMAGES_PER_WORKER = 32  # fewer take less time than a process needs to start
+_REJECTED_SHOWN = 10  # so many are named on the console as they are met; rejected.csv has them all
 _JOBS_PER_TASK = 8  # a task's results are a few hundred kB: little enough to hold, enough to hide the messages' cost
 
 
@@ -314,6 +315,8 @@ def _write_shards(source: Source, work: WorkFolder, options: ConvertOptions) -> 
                     shard.add(outcome)
                     if outcome.record is None:
                         rejected += 1
+                        if rejected <= _REJECTED_SHOWN and options.progress:
+                            progress.write(f"rejected: {printable(outcome.key)} ({outcome.reason})", file=sys.stderr)
                         _stop_if(outcome, rejected, options)
                     if item == count or _full(shard, item, number, count, options):
                         work.enter(shard.close(split, number, item))
