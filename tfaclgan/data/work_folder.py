@@ -121,11 +121,11 @@ class WorkFolder:
 
     def enter(self, done: Done) -> None:
         """Notes a shard as finished."""
+        self.journal.append(done)  # first: once there is a line, an interrupt must not take the folder for empty
         with open(self._journal_path, "a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(done)) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.journal.append(done)
 
     def remove(self) -> None:
         """Everything is at its final place."""
