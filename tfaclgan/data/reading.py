@@ -8,12 +8,14 @@ are read with `os.pread`, all others (`gs://...`) through `tf.io.gfile`.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import io
 import os
 import re
 import struct
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
 _BLOCK_BYTES = 128  # a checksum's blocks are taken in parallel, so this is the number of steps times four
 _CASTAGNOLI = 0x82F63B78  # reflected polynomial of CRC-32C
+_REMOTE_READS = 16  # at once; each waits tens of milliseconds for an object store
 _MEND = "copy the data again, or make it again with data_tools/make_tfrecords.py"
 
 
@@ -115,6 +118,8 @@ class SplitReader:
         self._index = _load_index(manifest, self._split)
         self._files: list[_File | None] = [None] * len(self._paths)
         self._lock = threading.Lock()
+        remote = any("://" in path for path in self._paths)
+        self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS) if remote else None
         fits = int(self._index[:, 2].sum()) <= cache_mb * 2**20
         self._cache: list[bytes | None] | None = [None] * self._split.count if fits else None
 
@@ -142,8 +147,9 @@ class SplitReader:
     def read_many(self, numbers: np.ndarray) -> np.ndarray:
         """Payloads of the records `numbers` [n] as an object array [n] of bytes."""
         payloads = np.empty(len(numbers), object)
-        for row, number in enumerate(numbers):
-            payloads[row] = self.read(int(number))
+        read = self._pool.map if self._pool else map
+        for row, payload in enumerate(read(self.read, numbers.tolist())):
+            payloads[row] = payload
         return payloads
 
     def _read(self, number: int) -> bytes:
@@ -187,7 +193,8 @@ class _File:
 
 class _LocalFile(_File):
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, offset: int, length: int) -> bytes:
         parts = []
@@ -198,10 +205,6 @@ class _LocalFile(_File):
             parts.append(part)
             offset, length = offset + len(part), length - len(part)
         return b"".join(parts)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
 
 
 class _RemoteFile(_File):
