@@ -72,6 +72,11 @@ def test_two_domains_are_parted_by_fraction():
     assert layout(names, **options, seed=1)["testA"] != found["testA"]
 
 
+def test_a_folder_around_everything_does_not_change_the_parting():
+    names = [f"{d}/{i:03d}.png" for d in "AB" for i in range(40)]
+    assert layout([f"set/{name}" for name in names]) == layout(names)
+
+
 def test_a_new_file_moves_few_others():
     names = [f"{d}/{i:03d}.png" for d in "AB" for i in range(100)]
     before, after = layout(names)["testA"], layout([*names, "A/new.png"])["testA"]

@@ -194,7 +194,9 @@ def arrange(names: Iterable[str], options: LayoutOptions, where: str) -> Layout:
         for domain in "AB":
             if members.get(f"train{domain}"):
                 folders[f"test{domain}"] = folders[f"train{domain}"]
-                members[f"train{domain}"], members[f"test{domain}"] = part(members[f"train{domain}"], options)
+                members[f"train{domain}"], members[f"test{domain}"] = part(
+                    members[f"train{domain}"], options, len(prefix)
+                )
     beside = {
         (folder, companion): _stems(pictures, f"{folder[:-1]}_{companion}/")
         for folder in folders.values()
@@ -245,14 +247,18 @@ def _find_layout(pictures: list[str], options: LayoutOptions, where: str) -> tup
     )
 
 
-def part(names: list[str], options: LayoutOptions) -> tuple[list[str], list[str]]:
+def part(names: list[str], options: LayoutOptions, skip: int = 0) -> tuple[list[str], list[str]]:
     """Parts names into (train, test), in their order.
 
-    The test images are those with the smallest hashes: a new file moves few others.
+    The test images are those with the smallest hashes (of the names without their first `skip` characters): a new
+    file moves few others.
     """
+
+    def rank(name: str) -> bytes:
+        return hashlib.sha256(f"{options.seed}/".encode() + os.fsencode(name[skip:])).digest()
+
     count = min(round(options.test_fraction * len(names)), len(names) - 1)
-    ordered = sorted(names, key=lambda name: hashlib.sha256(f"{options.seed}/".encode() + os.fsencode(name)).digest())
-    test = set(ordered[:count])
+    test = set(sorted(names, key=rank)[:count])
     return [name for name in names if name not in test], [name for name in names if name in test]
 
 
