@@ -232,3 +232,12 @@ class TestSmallestSize:
         with pytest.raises(UserError, match=message) as caught:
             check_size("acl_gan", shape, 4, 64)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+def test_scores_are_a_list_also_of_one_scale(scales):
+    judge = munit.discriminator(3, width=2, scales=scales, layers_per_scale=2, name=f"judge{scales}")
+    scores = judge(np.zeros((1, 32, 32, 3), "float32"))
+    assert isinstance(scores, list)
+    assert [tuple(score.shape) for score in scores] == [(1, 8, 8, 1), (1, 4, 4, 1)][:scales]
+    assert all(path.startswith(f"judge{scales}/") for path in (v.path for v in judge.variables))

@@ -167,7 +167,15 @@ def discriminator(
                 1, 1, kernel_initializer=_discriminator_kernel(initial), dtype=full_dtype(), name=f"scale{scale}_score"
             )
             outputs.append(head(x))
-    return keras.Model(inputs, outputs, name=name)
+    return _Pyramid(inputs, outputs, name=name)
+
+
+class _Pyramid(keras.Model):
+    """A functional model that gives a list also for one scale, where Keras gives the bare tensor."""
+
+    def call(self, *arguments: Any, **keywords: Any) -> list[Tensor]:
+        scores = super().call(*arguments, **keywords)
+        return list(scores) if isinstance(scores, (list, tuple)) else [scores]
 
 
 def _content_encoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
