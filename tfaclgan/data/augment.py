@@ -527,7 +527,7 @@ def _plan_warp(
         asked = tf.cast(tf.round(tf.cast(frames, tf.float64) / pixel), tf.int32)
         shape = tf.where(zoomed, tf.minimum(tf.maximum(asked, 1), sizes), frames)
         parts.append(window(tf.zeros_like(pixel), tf.cast(shape, tf.float64) / tf.cast(frames, tf.float64)))
-        parts.append(translation(1.0, 1.0))
+        parts.append(translation(-1.0, -1.0))
     matrix = parts[0]
     for part in parts[1:]:
         matrix = tf.linalg.matmul(part, matrix)
