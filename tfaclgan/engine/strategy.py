@@ -96,8 +96,8 @@ def _mirrored() -> Hardware:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise UserError(
-            "--strategy=mirrored: TensorFlow sees no GPU; check nvidia-smi and install the gpu extra (docs/install.md), "
-            "or use --strategy=cpu"
+            "--strategy=mirrored: TensorFlow sees no GPU; check nvidia-smi and install the gpu extra "
+            "(docs/install.md), or use --strategy=cpu"
         )
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -138,7 +138,8 @@ def _tpu(address: str) -> Hardware:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"--strategy=tpu --tpu={address}: no TPU could be reached ({type(error).__name__}: {reason}); "
-            "on a Cloud TPU VM install the tpu extra (docs/install.md), elsewhere use another flagfile such as configs/cpu.flags"
+            "on a Cloud TPU VM install the tpu extra (docs/install.md), elsewhere use another flagfile such as "
+            "configs/cpu.flags"
         ) from error
     hosts = max(1, resolver.cluster_spec().num_tasks("worker") if resolver.cluster_spec() else 1)
     return Hardware(
