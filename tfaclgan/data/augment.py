@@ -10,7 +10,7 @@ What an image goes through, in this order (as in the originals, which chain PIL 
     warp          rotation, translation, perspective, flip and crop as one homography, sampled once (bilinear)
 
 Where the originals resample once per operation and round to 8 bits in between, this resamples and rounds once:
-sharper, and more than four times faster (benchmarks/input_pipeline.py).
+sharper and cheaper (benchmarks/input_pipeline.py prints by how much).
 """
 
 from __future__ import annotations
