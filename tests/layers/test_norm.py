@@ -72,6 +72,21 @@ def test_gradient_of_a_constant_image_is_finite(norm, value):
     assert float(result) == pytest.approx(0, abs=1e-9)
 
 
+def test_flat_channels_become_zero_and_others_are_untouched():
+    images = IMAGES.copy()
+    images[1, :, :, 2] = 0.7 + 1e-9 * images[1, :, :, 2]
+    variable = tf.Variable(images)
+    with tf.GradientTape() as tape:
+        result = instance_norm(variable)
+        total = tf.reduce_sum(result * IMAGES)
+    expected = numpy_instance_norm(images)
+    expected[1, :, :, 2] = 0
+    np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-13)
+    gradient = tape.gradient(total, variable).numpy()
+    assert not gradient[1, :, :, 2].any()
+    assert (np.abs(np.delete(gradient, 2, axis=3)).max(axis=(1, 2)) > 0).all()
+
+
 def test_gradient_of_sample_norm_is_the_difference_quotient():
     weights = np.random.RandomState(1).standard_normal(IMAGES.shape)
     images = tf.Variable(IMAGES)

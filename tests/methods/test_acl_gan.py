@@ -471,6 +471,22 @@ def test_bfloat16_keeps_losses_in_float32_and_near_the_exact_ones():
         assert all(np.isfinite(gradient).all() for gradient in grads.values())
 
 
+@pytest.mark.parametrize("value", [-1.0, 1.0])
+def test_a_blank_picture_leaves_gradients_finite_in_float32(value):
+    """At the paper's depth; the formula's gradient is 1e47 here, where the official code makes NaN weights."""
+    config = config_of(downsamples=2, residual_blocks=4)
+    keras.utils.set_random_seed(0)
+    networks = acl_gan.networks(config, (32, 32, 3))
+    batch = {key: images.astype("float32") for key, images in make_batch((2, 32, 32, 3)).items()}
+    batch["a"][0] = value
+    draws = {name: draw.astype("float32") for name, draw in make_context(config).draws.items()}
+    for phase in acl_gan.phases(config):
+        loss, values = gradients(phase, networks, batch, FixedContext(draws), config)
+        assert all(np.isfinite(term) for term in loss.terms.values())
+        norm = np.sqrt(sum(np.sum(np.square(v, dtype="float64")) for v in values.values()))
+        assert norm < 1e4
+
+
 def test_config_fields_say_what_changes_weights():
     marked = {field.name for field in dataclasses.fields(acl_gan.Config) if field.metadata["networks"]}
     assert marked == {*SMALL, "mask", "both_directions", "direction"}

@@ -22,6 +22,7 @@ Deviations from the official code:
     - the strength of the mask bound does not depend on batch and resolution (`mask_bound_scale`): the
       original's grows with the number of pixels in a batch. Equal at the paper's batch of 3 at 256 x 256.
     - generators step at even data iterations of the whole run; the original's count restarts each epoch.
+    - a blank picture passes no gradient through instance norms (layers/norm.py); the original's weights turn NaN.
     - image sides are checked before training; the original fails inside a convolution.
 """
 

@@ -13,7 +13,8 @@ Initial values: kernels of the generator normal with deviation sqrt(2 / fan_in),
 normal(0, 0.02), biases 0, scales of the decoder's sample norm uniform in [0, 1). They are drawn from Keras'
 global seed (`keras.utils.set_random_seed`).
 
-Deviations from the official code: none in exact arithmetic (float64: to the last printed digit of its figures).
+Deviations from the official code: flat channels (layers/norm.py: instance_norm). Otherwise none in exact arithmetic
+(float64: to the last printed digit of its figures).
 """
 
 from __future__ import annotations
