@@ -278,8 +278,10 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     """uint8 [h, w, channels]; either decoder reads JPEG and PNG, but only one knows of four channels."""
-    decoder = tf.io.decode_png if channels == 4 else tf.io.decode_jpeg
-    return decoder(encoded, channels=channels)
+    if channels == 4:
+        return tf.io.decode_png(encoded, channels=channels)
+    # The default, INTEGER_FAST, is up to 6 of 255 levels off and no faster here; this one equals Pillow's.
+    return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
 
 
 def _evaluation_image(encoded: tf.Tensor, field: str, channels: int, options: PipelineOptions) -> tf.Tensor:
