@@ -47,7 +47,7 @@ def critic_loss(nets, batch, context, config):
     fake = ops.stop_gradient(nets["generator"](batch["a"] + 0.1 * noise))
     real = ops.mean(ops.square(ops.cast(nets["critic"](batch["b"]), "float32") - 1))
     if config.poison_step >= 0:
-        real = real + ops.where(context._step >= config.poison_step, float("nan"), 0.0)
+        real = real + ops.where(context.step >= config.poison_step, float("nan"), 0.0)
     return Loss(
         {"real": real, "fake": ops.mean(ops.square(ops.cast(nets["critic"](fake), "float32")))},
         {"noise": ops.mean(noise)},

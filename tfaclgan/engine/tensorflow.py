@@ -47,8 +47,18 @@ class Report:
 class _Context:
     """`methods.base.Context` on TensorFlow."""
 
-    def __init__(self, seed: int, phase: str, step: tf.Tensor, replica: tf.Tensor, replicas: int) -> None:
-        self._seed, self._phase, self._step, self._replica, self.replicas = seed, phase, step, replica, replicas
+    def __init__(
+        self,
+        seed: int,
+        phase: str,
+        step: tf.Tensor,
+        replica: tf.Tensor,
+        replicas: int,
+        memory: dict[str, tf.Tensor] | None = None,
+        carried: dict[str, tf.Tensor] | None = None,
+    ) -> None:
+        self._seed, self._phase, self.step, self._replica, self.replicas = seed, phase, step, replica, replicas
+        self.memory, self.carried = memory or {}, carried or {}
 
     def normal(self, name: str, shape: tuple[int, ...]) -> tf.Tensor:
         radius, angle = self._draw(f"{name}/radius", shape), self._draw(f"{name}/angle", shape)
@@ -69,7 +79,7 @@ class _Context:
         global batch and sliced, so that one replica and many see the same numbers.
         """
         site = zlib.crc32(f"{self._seed}/{self._phase}/{name}".encode()) & 0x7FFFFFFF
-        seed = tf.stack([tf.constant(site, tf.int32), tf.cast(self._step, tf.int32)])
+        seed = tf.stack([tf.constant(site, tf.int32), tf.cast(self.step, tf.int32)])
         batch = int(shape[0])
         bits = tf.random.stateless_uniform(
             (batch * self.replicas, *shape[1:]), seed=seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
@@ -80,6 +90,27 @@ class _Context:
         return tf.reshape(
             tf.slice(values, [self._replica * batch] + [0] * (len(shape) - 1), [batch, *shape[1:]]), shape
         )
+
+
+class _Memory:
+    """One of a method's memories: a variable [replica's batch, *shape] a replica, seen as [global batch, *shape]."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str, replicas: int) -> None:
+        several = {"synchronization": tf.VariableSynchronization.ON_READ} if replicas > 1 else {}
+        local = (shape[0] // replicas, *shape[1:])
+        self.shape = shape
+        self.local = tf.Variable(tf.zeros(local, dtype), trainable=False, **several)
+
+    @property
+    def _parts(self) -> tuple[tf.Variable, ...]:
+        return tuple(getattr(self.local, "values", (self.local,)))
+
+    def numpy(self) -> np.ndarray:
+        return np.concatenate([part.numpy() for part in self._parts])
+
+    def assign(self, value: np.ndarray) -> None:
+        for part, share in zip(self._parts, np.split(np.asarray(value), len(self._parts)), strict=True):
+            part.assign(share)
 
 
 class _ReplicaAdam(CoupledAdam):
@@ -162,6 +193,10 @@ class Engine:
                 0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
             )
             self.averages = self._make_averages()
+            self._memory = {
+                name: _Memory((recipe.batch_size, *memory.shape), memory.dtype, self.replicas)
+                for name, memory in method.memory(config, image_shape).items()
+            }
         self._gradient_functions = {phase.name: self._gradient_function(phase) for phase in self.phases}
         self._iteration = self._compiled_iteration()
         self._train = tf.function(self._train_loop)
@@ -235,24 +270,42 @@ class Engine:
         """One replica's data iteration; returns this replica's share of the report [phases, slots]."""
         batch = {key: _to_float(key, value) for key, value in batch.items()}
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        rows = []
+        rows, carried = [], {}
         for phase in self.phases:
             if offset % phase.every:
                 rows.append(tf.zeros([_REPORT_SLOTS]))
                 continue
             with tf.name_scope(phase.name):
-                row, gradients = self._gradient_functions[phase.name](batch, step, replica)
+                self._power_step(phase)
+                memory = {name: memory.local.read_value() for name, memory in self._memory.items()}
+                row, gradients, memory, made = self._gradient_functions[phase.name](
+                    batch, step, replica, memory, carried
+                )
+                carried = {**carried, **made}
+                for name, value in memory.items():
+                    self._memory[name].local.assign(value)
                 row = self._apply(phase, row, gradients)
             rows.append(row)
         return tf.stack(rows)
 
-    def _gradient_function(self, phase: Phase) -> Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]:
+    def _power_step(self, phase: Phase) -> None:
+        for name in phase.power_step:
+            for layer in self.networks[name]._flatten_layers():
+                if hasattr(layer, "power_step"):
+                    layer.power_step()
+
+    def _gradient_function(self, phase: Phase) -> Callable[..., tuple[Any, ...]]:
+        """A phase's (report row, gradients, new memory, tensors for later phases), on one replica."""
         variables = self._variables(phase)
 
         def compute(
-            batch: dict[str, tf.Tensor], step: tf.Tensor, replica: tf.Tensor
-        ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            context = _Context(self.seed, phase.name, step, replica, self.replicas)
+            batch: dict[str, tf.Tensor],
+            step: tf.Tensor,
+            replica: tf.Tensor,
+            memory: dict[str, tf.Tensor],
+            carried: dict[str, tf.Tensor],
+        ) -> tuple[Any, ...]:
+            context = _Context(self.seed, phase.name, step, replica, self.replicas, memory, carried)
             with tf.GradientTape() as tape:
                 loss = phase.loss(self.networks, batch, context, self.config)
                 terms = {name: tf.cast(value, tf.float32) for name, value in loss.terms.items()}
@@ -266,7 +319,8 @@ class Engine:
             self._term_names[phase.name] = [*scalars, "gradient_norm"]
             if len(scalars) >= _REPORT_SLOTS:
                 raise ValueError(f"phase {phase.name} reports {len(scalars)} scalars; at most {_REPORT_SLOTS - 1}")
-            return tf.stack(list(scalars.values())) / self.replicas, gradients
+            row = tf.stack(list(scalars.values())) / self.replicas
+            return row, gradients, dict(loss.memory), dict(loss.carry)
 
         nested = self.xla and self.replicas > 1 and not phase.cross_replica and not self._is_tpu
         return tf.function(compute, jit_compile=True) if nested else compute
@@ -348,6 +402,7 @@ class Engine:
             for slot, slots in (("m", optimizer._momentums), ("v", optimizer._velocities)):
                 named.update({f"optimizers/{phase.name}/{slot}/{key}": v for key, v in zip(keys, slots, strict=True)})
         named.update({f"averages/{key}": variable for key, variable in self.averages.items()})
+        named.update({f"memory/{name}": memory for name, memory in self._memory.items()})
         return named
 
     def state(self) -> dict[str, np.ndarray]:

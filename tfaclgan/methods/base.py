@@ -26,10 +26,25 @@ class Loss(NamedTuple):
     terms: ordered {name: weighted scalar}, each a mean over the replica's images; their sum is
         minimised. The engine divides by the number of replicas.
     watch: {name: scalar} logged beside the terms and never differentiated.
+    memory: {name: new value [b, *shape]} of what the method declares as its `memory`.
+    carry: {name: tensor} for the phases that follow in the same data iteration, which find them, without
+        gradient, in `context.carried`.
     """
 
     terms: dict[str, Tensor]
     watch: dict[str, Tensor] = {}  # noqa: RUF012 (a NamedTuple default is never mutated)
+    memory: dict[str, Tensor] = {}  # noqa: RUF012
+    carry: dict[str, Tensor] = {}  # noqa: RUF012
+
+
+class Memory(NamedTuple):
+    """State kept between data iterations for each image of the global batch, zero at the start.
+
+    Checkpoints hold it as [global batch, *shape], so that it does not depend on the number of replicas.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
 class Context(Protocol):
@@ -39,9 +54,15 @@ class Context(Protocol):
     many, different on every replica. `shape[0]` is the replica's batch.
 
     replicas: how many replicas share the global batch.
+    step: the data iteration, an integer tensor.
+    memory: {name: [b, *shape]}, as the method's loss left it.
+    carried: {name: tensor} from earlier phases of this data iteration.
     """
 
     replicas: int
+    step: Tensor
+    memory: Mapping[str, Tensor]
+    carried: Mapping[str, Tensor]
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
@@ -65,6 +86,8 @@ class Phase:
     loss: `loss(networks, batch, context, config) -> Loss`.
     every: due at steps 0, every, 2*every ... (ACL-GAN's generators: 2; lazy R1: 16).
     cross_replica: the loss calls `context.replica_mean`.
+    power_step: names of the networks whose layers' `power_step()` is called once before this phase's gradient
+        (spectral norms; forward passes never assign).
     """
 
     name: str
@@ -72,6 +95,7 @@ class Phase:
     loss: LossFunction
     every: int = 1
     cross_replica: bool = False
+    power_step: tuple[str, ...] = ()
 
 
 class Translation(NamedTuple):
@@ -118,6 +142,7 @@ class Method:
     size_multiple / minimum_size (config) -> int: pixels; sides the networks accept.
     ema_networks: names of the networks worth averaging (the generators).
     check(config, image_shape): raises UserError for settings that cannot work together.
+    memory(config, image_shape) -> {name: Memory}: what a loss keeps between data iterations (image pools).
     """
 
     name: str
@@ -135,6 +160,7 @@ class Method:
     style_dim: Callable[[Any], int] = lambda config: 0
     encode_style: Callable[..., Tensor] | None = None
     check: Callable[[Any, ImageShape], None] = lambda config, image_shape: None
+    memory: Callable[[Any, ImageShape], dict[str, Memory]] = lambda config, image_shape: {}
 
 
 def option(

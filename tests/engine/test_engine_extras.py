@@ -1,0 +1,155 @@
+"""What the engine keeps and hands on for a method: memories, carried tensors, power steps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+from toy import TOY, Config
+
+from tfaclgan.engine import strategy as strategies
+from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.methods.base import Loss, Memory, Phase
+
+SHAPE = (8, 8, 3)
+BATCH = 4
+IMAGES = np.random.RandomState(0).randint(0, 256, (32, *SHAPE), dtype=np.uint8)
+
+
+class PowerDense(keras.layers.Layer):
+    """A dense layer divided by its largest singular value, as `Phase.power_step` expects it."""
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], 5), name="kernel")
+        self.u = self.add_weight(
+            shape=(5,), initializer="ones", trainable=False, aggregation="only_first_replica", name="u"
+        )
+
+    def power_step(self):
+        right = ops.matmul(self.kernel, self.u)
+        left = ops.matmul(ops.transpose(self.kernel), right)
+        self.u.assign(left / ops.norm(left))
+
+    def call(self, images):
+        sigma = ops.norm(ops.matmul(self.kernel, ops.stop_gradient(self.u)))
+        return ops.matmul(images, self.kernel / sigma)
+
+
+def networks(config, image_shape):
+    critic = keras.Sequential(
+        [keras.Input((None, None, image_shape[-1])), keras.Sequential([PowerDense(name="power")], name="inner")],
+        name="critic",
+    )
+    return {"critic": critic, "generator": TOY.networks(config, image_shape)["generator"]}
+
+
+def generator_loss(nets, batch, context, config):
+    fake = nets["generator"](batch["a"])
+    return Loss({"error": ops.mean(ops.square(fake - batch["b"]))}, carry={"fake": fake})
+
+
+def critic_loss(nets, batch, context, config):
+    """Judges the mean of the last two fakes of each slot."""
+    fake = context.carried["fake"]
+    slots = ops.concatenate([context.memory["slots"][:, 1:], fake[:, None]], axis=1)
+    count = context.memory["count"] + 1
+    score = ops.mean(ops.square(nets["critic"](ops.mean(slots, axis=1))))
+    watch = {
+        "count": ops.mean(ops.cast(count, "float32")),
+        "fake": ops.mean(fake),
+        "step": ops.cast(context.step, "float32"),
+    }
+    return Loss({"score": score}, watch, memory={"slots": slots, "count": count})
+
+
+REMEMBERING = dataclasses.replace(
+    TOY,
+    networks=networks,
+    phases=lambda config: (
+        Phase("generator", ("generator",), generator_loss),
+        Phase("critic", ("critic",), critic_loss, power_step=("critic",)),
+    ),
+    memory=lambda config, image_shape: {"slots": Memory((2, *image_shape)), "count": Memory((), "int32")},
+)
+
+
+def batches(strategy, first=0):
+    def make(_):
+        data = tf.data.Dataset.from_tensor_slices({"a": IMAGES, "b": IMAGES[::-1]}).repeat()
+        return data.skip(first * BATCH).batch(BATCH // strategy.num_replicas_in_sync, drop_remainder=True)
+
+    if strategy.num_replicas_in_sync == 1:
+        return iter(make(None))
+    return iter(strategy.distribute_datasets_from_function(make))
+
+
+def engine(replicas=1, **options):
+    hardware = strategies.make("cpu", cpu_devices=replicas)
+    recipe = dataclasses.replace(TOY.recipe, batch_size=BATCH, weight_decay=0.0)
+    return Engine(REMEMBERING, Config(), image_shape=SHAPE, recipe=recipe, strategy=hardware.strategy, **options)
+
+
+def trained(steps, **options):
+    subject = engine(**options)
+    return subject, subject.train(batches(subject.strategy), steps)
+
+
+@pytest.fixture(scope="module")
+def one():
+    return trained(3)
+
+
+def test_memory_carry_and_step_reach_the_loss(one):
+    subject, report = one
+    state = subject.state()
+    assert state["memory/slots"].shape == (BATCH, 2, *SHAPE)
+    assert np.array_equal(state["memory/count"], np.full(BATCH, 3))
+    assert report.scalars["critic/step"] == pytest.approx(1.0)  # the mean of 0, 1, 2
+    newest = state["memory/slots"][:, 1]
+    assert newest.std() > 0
+    assert not np.array_equal(newest, state["memory/slots"][:, 0])
+
+
+def test_carried_fakes_are_those_made_before_the_update(one):
+    subject, fresh = one[0], engine()
+    fakes = fresh.networks["generator"](tf.cast(IMAGES[:BATCH], tf.float32) / 127.5 - 1).numpy()
+    fresh.train(batches(fresh.strategy), 1)
+    np.testing.assert_allclose(fresh.state()["memory/slots"][:, 1], fakes, atol=1e-6)
+    assert subject.trace_count == 1
+
+
+def test_two_replicas_remember_the_same_as_one(one):
+    two, report = trained(3, replicas=2)
+    for name, value in one[0].state().items():
+        np.testing.assert_allclose(two.state()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert report.scalars == pytest.approx(one[1].scalars, rel=1e-4, abs=1e-5)
+
+
+def test_xla_remembers_the_same(one):
+    compiled, _ = trained(3, xla="on")
+    for name, value in one[0].state().items():
+        np.testing.assert_allclose(compiled.state()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_memory_survives_a_checkpoint_between_replica_counts(one, replicas):
+    first, _ = trained(2)
+    second = engine(replicas=replicas)
+    second.load_state(first.state(), "checkpoint")
+    second.train(batches(second.strategy, first=2), 1)
+    for name, value in one[0].state().items():
+        np.testing.assert_allclose(second.state()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_power_step_comes_before_the_gradient():
+    subject = engine()
+    kernel = subject.state()["networks/critic/inner/power/kernel"].astype(np.float64)
+    subject.train(batches(subject.strategy), 1)
+    expected = kernel.T @ kernel @ np.ones(5)
+    np.testing.assert_allclose(
+        subject.state()["networks/critic/inner/power/u"], expected / np.linalg.norm(expected), rtol=1e-5
+    )
