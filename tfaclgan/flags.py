@@ -7,6 +7,7 @@ method's recipe or config, so the paper's value stands in one place only.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -148,18 +149,54 @@ def define() -> None:
     training(flags.DEFINE_float, "adam_epsilon", None, "Adam's epsilon, beside the corrected root.", lower_bound=0.0)
     training(flags.DEFINE_float, "weight_decay", None, "L2 weight added to the gradient (coupled).", lower_bound=0.0)
     training(
+        flags.DEFINE_enum,
+        "weight_decay_on",
+        None,
+        "Weights that have it: all, or the kernels of convolutions and dense layers.",
+        base.WEIGHT_DECAY_ON,
+    )
+    training(
+        flags.DEFINE_enum,
+        "lr_schedule",
+        None,
+        "How the rate falls: by a factor every lr_decay_steps, or after lr_decay_start linearly to 0 at --steps.",
+        base.LR_SCHEDULES,
+    )
+    training(
         flags.DEFINE_integer,
         "lr_decay_steps",
         None,
-        "Data iterations between two decays of the rate; 0: constant.",
+        "Data iterations between two decays of the rate; 0: constant (step), or at each data iteration (linear).",
         lower_bound=0,
     )
-    training(flags.DEFINE_float, "lr_decay_factor", None, "Factor of each decay.", lower_bound=0.0, upper_bound=1.0)
+    training(
+        flags.DEFINE_float,
+        "lr_decay_factor",
+        None,
+        "Factor of each decay of --lr_schedule=step.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    training(
+        flags.DEFINE_integer,
+        "lr_decay_start",
+        None,
+        "Data iterations at the full rate before --lr_schedule=linear decays; -1: half of --steps.",
+        lower_bound=-1,
+    )
     training(
         flags.DEFINE_float,
         "ema_decay",
         None,
         "Moving average of the generators, decay per data iteration; 0: none.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    training(
+        flags.DEFINE_float,
+        "ema_start",
+        None,
+        "Share of --steps during which the moving average only copies the weights.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
@@ -314,6 +351,11 @@ def method_config(method: base.Method, values: flags.FlagValues) -> Any:
     return method.config(**{field.name: values[f"{method.name}.{field.name}"].value for field in fields})
 
 
+def method_recipe(method: base.Method, config: Any) -> base.Recipe:
+    """The training settings that a method's config asks for, before any flag."""
+    return method.recipe_for(config) if method.recipe_for else method.recipe
+
+
 def recipe(method: base.Method, values: flags.FlagValues) -> base.Recipe:
     """The method's recipe with the flags that were set."""
     changed = {name: values[name].value for name in RECIPE_FIELDS if values[name].value is not None}
@@ -325,12 +367,17 @@ def recipe(method: base.Method, values: flags.FlagValues) -> base.Recipe:
             f"--load_size={changed['load_size']}: smaller than the crop's shorter side {min(height, width)}; "
             "raise --load_size or lower --image_size"
         )
-    return dataclasses.replace(method.recipe, **changed)
+    if values["lr_decay_start"].value is not None and values.lr_decay_start > (values.steps or math.inf):
+        raise UserError(
+            f"--lr_decay_start={values.lr_decay_start}: after the last of --steps={values.steps}, so the rate would "
+            "never decay; give a smaller one, or -1 for half of the steps"
+        )
+    return dataclasses.replace(method_recipe(method, method_config(method, values)), **changed)
 
 
 def image_size(method: base.Method, values: flags.FlagValues) -> tuple[int, int]:
     """The training crop (height, width) in pixels."""
-    text = values.image_size or str(method.recipe.image_size)
+    text = values.image_size or str(method_recipe(method, method_config(method, values)).image_size)
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
         raise UserError(f"--image_size={text}: not SIDE or HEIGHTxWIDTH in pixels; write for example 256 or 192x256")

@@ -211,3 +211,21 @@ def test_draws_are_standard_normal_and_inside_the_unit_interval():
     assert abs(np.mean(normal**4) - 3) < 0.1
     assert 0 < uniform.min() < uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 0.005
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_moving_average_copies_until_its_start(replicas):
+    """Start 0.5 of 8 steps: after step 4 a copy, after step 6 the mean of the weights after 4, 5 and 6."""
+    recipe = dataclasses.replace(TOY.recipe, ema_decay=0.75, ema_start=0.5, steps=8)
+    subject = engine(replicas, config=Config(generator_every=1), recipe=recipe)
+    iterator = batches(subject.strategy)
+    weights = []
+    for _ in range(6):
+        subject.train(iterator, 1)
+        weights.append(subject.state()["networks/generator/in/kernel"])
+        if len(weights) == 4:
+            average = subject.state()["averages/generator/in/kernel"]
+            np.testing.assert_allclose(average, weights[3], rtol=1e-6, atol=1e-8)
+    expected = 0.75 * (0.75 * weights[3] + 0.25 * weights[4]) + 0.25 * weights[5]
+    average = subject.state()["averages/generator/in/kernel"]
+    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)

@@ -21,7 +21,8 @@ import tensorflow as tf
 
 from tfaclgan.errors import UserError
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
-from tfaclgan.training.optimizers import CoupledAdam, StepDecay
+from tfaclgan.training import optimizers
+from tfaclgan.training.optimizers import CoupledAdam
 
 _REPORT_SLOTS = 48  # scalars a phase may report; padded to a fixed width so that loops carry one tensor
 
@@ -127,8 +128,8 @@ class _ReplicaAdam(CoupledAdam):
         index = self._get_variable_index(variable)
         momentum, velocity = (_local(slots[index].value) for slots in (self._momentums, self._velocities))
         gradient = tf.cast(gradient, variable.dtype)
-        if self.l2:
-            gradient = gradient + self.l2 * variable
+        if self._l2_of[index]:
+            gradient = gradient + self._l2_of[index] * variable
         correction_1, correction_2 = self.bias_corrections(variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -342,13 +343,13 @@ class Engine:
 
     def _optimizer(self, phase: Phase) -> _ReplicaAdam:
         recipe = self.recipe
-        schedule = StepDecay(recipe.learning_rate, recipe.lr_decay_steps, recipe.lr_decay_factor, phase.every)
         optimizer = _ReplicaAdam(
-            schedule,
+            optimizers.schedule(recipe, phase.every),
             recipe.beta_1,
             recipe.beta_2,
             recipe.adam_epsilon,
             l2=recipe.weight_decay,
+            l2_on=recipe.weight_decay_on,
             name=f"adam_{phase.name}",
         )
         optimizer.build(self._variables(phase))  # inside the scope, or replicas miscount
@@ -366,10 +367,12 @@ class Engine:
     def _update_averages(self) -> None:
         if not self.averages:
             return
-        decay = self.recipe.ema_decay
+        # Up to a share of the steps the average is a copy: the first weights are not worth remembering.
+        copies = tf.cast(self.step, tf.float64) <= self.recipe.ema_start * self.recipe.steps
+        share = tf.where(copies, 1.0, 1 - self.recipe.ema_decay) if self.recipe.ema_start else 1 - self.recipe.ema_decay
         for name in self.method.ema_networks:
             for key, variable in _named_variables(self.networks[name]).items():
-                weight = 1 - decay if variable.trainable else 1.0  # statistics are copied
+                weight = share if variable.trainable else 1.0  # statistics are copied
                 self.strategy.extended.update(
                     self.averages[f"{name}/{key}"],
                     lambda average, value, weight=weight: average.assign_add(

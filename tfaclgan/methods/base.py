@@ -107,6 +107,10 @@ class Translation(NamedTuple):
     raw: Tensor | None = None
 
 
+LR_SCHEDULES = ("step", "linear")
+WEIGHT_DECAY_ON = ("all", "kernels")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """The paper's training settings; each is the default of the shared flag of the same name."""
@@ -120,9 +124,13 @@ class Recipe:
     beta_2: float
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0  # coupled L2: weight_decay * w is added to the gradient
-    lr_decay_steps: int = 0  # data iterations between halvings (0: constant)
-    lr_decay_factor: float = 0.5
+    weight_decay_on: str = "all"  # "all" trained weights, or "kernels": those of convolutions and dense layers
+    lr_schedule: str = "step"  # "step", or "linear": constant, then linearly to 0 at `steps`
+    lr_decay_steps: int = 0  # data iterations between decays; step: 0 is constant, linear: 0 decays at each of them
+    lr_decay_factor: float = 0.5  # of "step"
+    lr_decay_start: int = -1  # of "linear": data iterations at the full rate; -1: half of `steps`
     ema_decay: float = 0.0  # per step; 0: no moving average
+    ema_start: float = 0.0  # share of `steps` in which the average is a copy of the weights; then it averages
     augment: str = "flip,crop"  # a preset or a list, see data/augment.py
 
 
@@ -142,6 +150,8 @@ class Method:
     size_multiple / minimum_size (config) -> int: pixels; sides the networks accept.
     ema_networks: names of the networks worth averaging (the generators).
     check(config, image_shape): raises UserError for settings that cannot work together.
+    recipe_for(config) -> Recipe: the defaults of the shared flags where they depend on the config (e.g. on which
+        published code it follows); None: always `recipe`.
     memory(config, image_shape) -> {name: Memory}: what a loss keeps between data iterations (image pools).
     """
 
@@ -160,6 +170,7 @@ class Method:
     style_dim: Callable[[Any], int] = lambda config: 0
     encode_style: Callable[..., Tensor] | None = None
     check: Callable[[Any, ImageShape], None] = lambda config, image_shape: None
+    recipe_for: Callable[[Any], Recipe] | None = None
     memory: Callable[[Any, ImageShape], dict[str, Memory]] = lambda config, image_shape: {}
 
 
