@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm, SampleNorm, instance_norm, sample_norm
+from tfaclgan.layers.norm import (
+    AdaptiveInstanceNorm,
+    AdaptiveLayerInstanceNorm,
+    InstanceNorm,
+    LayerInstanceNorm,
+    SampleNorm,
+    instance_norm,
+    sample_norm,
+)
 
 IMAGES = 3 * np.random.RandomState(0).standard_normal((2, 5, 7, 4)) + 1
 
@@ -124,3 +132,96 @@ def test_half_precision_keeps_statistics_in_float32(norm):
         layer.gamma.assign([1.0, 1.0])
         result = layer(tf.cast(images, tf.bfloat16))
         np.testing.assert_allclose(tf.cast(result, tf.float64), numpy_sample_norm(rounded), rtol=2**-7, atol=2**-9)
+
+
+def test_affine_instance_norm():
+    layer = InstanceNorm(affine=True, dtype="float64")
+    layer.build(IMAGES.shape)
+    np.testing.assert_allclose(layer(IMAGES), numpy_instance_norm(IMAGES), rtol=1e-12, atol=1e-13)
+    gamma, beta = np.arange(4.0) - 1, np.arange(4.0) * 2
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    np.testing.assert_allclose(layer(IMAGES), numpy_instance_norm(IMAGES) * gamma + beta, rtol=1e-12, atol=1e-12)
+
+
+def numpy_mixture(images, rho, ddof):
+    """ugatit.md 1.2, written out: PyTorch's variances have ddof 1, TensorFlow's 0."""
+    result = np.empty_like(images)
+    for i, image in enumerate(images):
+        layer = (image - image.mean()) / np.sqrt(image.var(ddof=ddof) + 1e-5)
+        for c in range(image.shape[-1]):
+            plane = image[..., c]
+            instance = (plane - plane.mean()) / np.sqrt(plane.var(ddof=ddof) + 1e-5)
+            result[i, ..., c] = rho[c] * instance + (1 - rho[c]) * layer[..., c]
+    return result
+
+
+RHO = np.array([0.0, 0.05, 0.6, 1.0])
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_adaptive_layer_instance_norm(unbiased, smoothing):
+    layer = AdaptiveLayerInstanceNorm(0.9, unbiased=unbiased, smoothing=smoothing, dtype="float64")
+    gamma, beta = np.random.RandomState(1).standard_normal((2, 2, 4))
+    layer.build([IMAGES.shape, gamma.shape, beta.shape])
+    np.testing.assert_allclose(layer.rho.numpy(), [0.9] * 4, rtol=1e-6)
+    layer.rho.assign(RHO)
+    used = np.clip(RHO - smoothing, 0, 1)
+    expected = numpy_mixture(IMAGES, used, int(unbiased)) * gamma[:, None, None] + beta[:, None, None]
+    np.testing.assert_allclose(layer([IMAGES, gamma, beta]), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_smoothed_rho_has_no_gradient_below_the_smoothing():
+    layer = AdaptiveLayerInstanceNorm(0.9, smoothing=0.1, dtype="float64")
+    ones = np.ones((2, 4))
+    layer.build([IMAGES.shape, ones.shape, ones.shape])
+    layer.rho.assign(RHO)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer([IMAGES, ones, ones]) * tf.constant(IMAGES))
+    gradient = tape.gradient(total, layer.rho.value).numpy()
+    assert (gradient[:2] == 0).all()
+    assert gradient[2:].all()
+
+
+def test_layer_instance_norm():
+    layer = LayerInstanceNorm(0.0, unbiased=True, dtype="float64")
+    layer.build(IMAGES.shape)
+    np.testing.assert_allclose(layer(IMAGES), numpy_mixture(IMAGES, [0.0] * 4, 1), rtol=1e-10, atol=1e-12)
+    gamma, beta = np.arange(4.0) - 1, np.arange(4.0) * 2
+    for variable, value in ((layer.rho, RHO), (layer.gamma, gamma), (layer.beta, beta)):
+        variable.assign(value)
+    np.testing.assert_allclose(layer(IMAGES), numpy_mixture(IMAGES, RHO, 1) * gamma + beta, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_rho_is_clipped_after_the_update(replicas):
+    """By the engine's optimiser, on one device and on two."""
+    from tfaclgan.engine import strategy as strategies
+    from tfaclgan.engine.tensorflow import _ReplicaAdam
+
+    strategy = strategies.make("cpu", cpu_devices=replicas).strategy
+    with strategy.scope():
+        layer = LayerInstanceNorm(0.5, upper=0.9)
+        layer.build(IMAGES.shape)
+        optimizer = _ReplicaAdam(1.0, 0.5, 0.999)
+        optimizer.build(layer.trainable_variables)
+
+    @tf.function
+    def update():
+        gradients = [tf.constant([-1.0, 1.0, 1e-3, 0.0]) for _ in layer.trainable_variables]
+        strategy.run(lambda: optimizer.apply(gradients, layer.trainable_variables))
+
+    update()
+    values = {v.name: v.numpy() for v in layer.trainable_variables}
+    np.testing.assert_allclose(values["rho"], [0.9, 0.0, 0.0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(values["gamma"], [2.0, 0.0, 0.0, 1.0], atol=2e-5)
+
+
+def test_mixed_norms_of_a_blank_picture_are_finite():
+    layer = LayerInstanceNorm(0.5, unbiased=True)
+    blank = tf.ones((1, 8, 8, 4)) * 0.3
+    with tf.GradientTape() as tape:
+        tape.watch(blank)
+        total = tf.reduce_sum(tf.square(layer(blank) - 1))
+    assert np.isfinite(tape.gradient(total, blank).numpy()).all()

@@ -19,3 +19,10 @@ def test_is_numpys_reflect(shape, padding):
 
 def test_config_round_trip():
     assert ReflectPad2D.from_config(ReflectPad2D(2, name="p").get_config()).padding == 2
+
+
+def test_uneven_borders():
+    images = np.random.RandomState(0).standard_normal((2, 4, 5, 3))
+    layer = ReflectPad2D((1, 2), dtype="float64")
+    np.testing.assert_array_equal(layer(images), np.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)), mode="reflect"))
+    assert layer.compute_output_shape((None, 4, None, 3)) == (None, 7, None, 3)

@@ -9,7 +9,9 @@ from scipy.signal import correlate2d
 
 from tfaclgan.layers.resampling import (
     CountedAveragePool,
+    SmallUpsampleConv2D,
     UpsampleConv2D,
+    area_pool,
     average_pool_counted,
     upsample_convolution,
 )
@@ -93,3 +95,31 @@ def test_pooling_counts_no_padding(size):
 
 def test_pooling_of_ones_is_ones():
     np.testing.assert_array_equal(average_pool_counted(tf.ones((1, 5, 6, 2))), np.ones((1, 3, 3, 2)))
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 1), (3, 2), (5, 4)])
+def test_small_upsample_convolution(size):
+    images = np.random.RandomState(0).standard_normal((2, *size, 3))
+    layer = SmallUpsampleConv2D(4, dtype="float64")
+    layer.build(images.shape)
+    layer.bias.assign(np.arange(4.0))
+    large = np.pad(numpy_upsample(images), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    kernel = layer.kernel.numpy()
+    expected = np.arange(4.0) + sum(
+        np.einsum("bhwc,cf->bhwf", large[:, i : i + 2 * size[0], j : j + 2 * size[1]], kernel[i, j])
+        for i in range(3)
+        for j in range(3)
+    )
+    np.testing.assert_allclose(layer(images), expected, rtol=1e-10, atol=1e-12)
+    assert layer.compute_output_shape((None, *images.shape[1:])) == (None, *expected.shape[1:])
+
+
+@pytest.mark.parametrize("sides, wanted", [((8, 6), (4, 3)), ((7, 5), (3, 2)), ((3, 4), (5, 4)), ((6, 6), (1, 1))])
+def test_area_pool(sides, wanted):
+    images = np.random.RandomState(0).standard_normal((2, *sides, 3))
+    expected = np.empty((2, *wanted, 3))
+    for i in range(wanted[0]):
+        for j in range(wanted[1]):
+            bounds = [(k * n // m, -(-(k + 1) * n // m)) for k, n, m in zip((i, j), sides, wanted, strict=True)]
+            expected[:, i, j] = images[:, slice(*bounds[0]), slice(*bounds[1])].mean((1, 2))
+    np.testing.assert_allclose(area_pool(tf.constant(images), *wanted), expected, rtol=1e-10, atol=1e-13)

@@ -1,7 +1,8 @@
 """Normalisation: parameter-free norms, and layers that scale and shift what they return.
 
-The norms are those of MUNIT (arXiv 1804.04732) and ACL-GAN (arXiv 2003.04858). Statistics are always
-those of the sample at hand, in training and at test, and are taken in float32 under half precision.
+The norms are those of MUNIT (arXiv 1804.04732), ACL-GAN (arXiv 2003.04858) and U-GAT-IT (arXiv 1907.10830).
+Statistics are always those of the sample at hand, in training and at test, and are taken in float32 under half
+precision.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ EPSILON = 1e-5
 FLAT = 1e-6  # a channel that varies less, relative to its mean, varies by rounding only
 
 
-def instance_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Each channel of each sample to mean 0 and (biased) variance 1; epsilon inside the root.
+def instance_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = False) -> Tensor:
+    """Each channel of each sample to mean 0 and variance 1 (biased, or with n - 1); epsilon inside the root.
 
     A flat channel becomes exactly 0 and passes no gradient. The formula would multiply its rounding errors, and
     the gradient, by 1 / sqrt(epsilon) = 316 in every layer: through the eleven norms of MUNIT's content encoder
@@ -27,12 +28,26 @@ def instance_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
 
     [b, h, w, c] -> the same shape, in full precision.
     """
-    images = full_precision(images)
-    mean = ops.mean(images, axis=(1, 2), keepdims=True)
+    return _standardise(full_precision(images), (1, 2), epsilon, unbiased)
+
+
+def layer_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = False) -> Tensor:
+    """Each sample, over height, width and channels together, to mean 0 and variance 1; otherwise as `instance_norm`.
+
+    Unlike `sample_norm`, epsilon stands inside the root. [b, h, w, c] -> the same shape, in full precision.
+    """
+    return _standardise(full_precision(images), (1, 2, 3), epsilon, unbiased)
+
+
+def _standardise(images: Tensor, axes: tuple[int, ...], epsilon: float, unbiased: bool) -> Tensor:
+    mean = ops.mean(images, axis=axes, keepdims=True)
     centred = images - mean
-    variance = ops.mean(ops.square(centred), axis=(1, 2), keepdims=True)
-    factor = ops.where(variance > ops.square(FLAT * mean), ops.rsqrt(variance + epsilon), 0)
-    return centred * factor
+    variance = ops.mean(ops.square(centred), axis=axes, keepdims=True)
+    flat = variance <= ops.square(FLAT * mean)
+    if unbiased:
+        count = ops.cast(ops.prod([ops.shape(images)[axis] for axis in axes]), images.dtype)
+        variance = variance * (count / (count - 1))
+    return centred * ops.where(flat, 0, ops.rsqrt(variance + epsilon))
 
 
 def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -52,10 +67,33 @@ def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 
 class InstanceNorm(keras.layers.Layer):
-    """`instance_norm` as a layer: no weights, no running statistics."""
+    """`instance_norm` as a layer, without running statistics.
+
+    Args:
+        affine: learn a scale `gamma`, from 1, and a shift `beta`, from 0, for each channel.
+    """
+
+    def __init__(self, affine: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.affine = affine
+
+    def build(self, input_shape: tuple) -> None:
+        if self.affine:
+            _add_gamma_and_beta(self, input_shape[-1])
 
     def call(self, images: Tensor) -> Tensor:
-        return ops.cast(instance_norm(images), self.compute_dtype)
+        normal = instance_norm(images)
+        if self.affine:
+            normal = normal * ops.cast(self.gamma, normal.dtype) + ops.cast(self.beta, normal.dtype)
+        return ops.cast(normal, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "affine": self.affine}
+
+
+def _add_gamma_and_beta(layer: keras.layers.Layer, channels: int) -> None:
+    layer.gamma = layer.add_weight(name="gamma", shape=(channels,), initializer="ones", autocast=False)
+    layer.beta = layer.add_weight(name="beta", shape=(channels,), initializer="zeros", autocast=False)
 
 
 class AdaptiveInstanceNorm(keras.layers.Layer):
@@ -105,3 +143,94 @@ class SampleNorm(keras.layers.Layer):
         gamma = ops.cast(self.gamma, normal.dtype)
         beta = ops.cast(self.beta, normal.dtype)
         return ops.cast(normal * gamma + beta, self.compute_dtype)
+
+
+class Between(keras.constraints.Constraint):
+    """Clips a weight to [lower, upper] after each update."""
+
+    def __init__(self, lower: float, upper: float) -> None:
+        self.lower, self.upper = lower, upper
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return ops.clip(weight, self.lower, self.upper)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"lower": self.lower, "upper": self.upper}
+
+
+class _MixedNorm(keras.layers.Layer):
+    """rho * instance norm + (1 - rho) * layer norm, rho learnt for each channel; both norms as U-GAT-IT's.
+
+    Args:
+        initial: of rho.
+        upper: rho is clipped to [0, upper] after each update.
+        smoothing: the forward pass uses clip(rho - smoothing, 0, 1).
+        unbiased: both variances divide by n - 1.
+    """
+
+    def __init__(
+        self, initial: float, upper: float = 1.0, smoothing: float = 0.0, unbiased: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.initial, self.upper, self.smoothing, self.unbiased = initial, upper, smoothing, unbiased
+
+    def _add_rho(self, channels: int) -> None:
+        self.rho = self.add_weight(
+            name="rho",
+            shape=(channels,),
+            initializer=keras.initializers.Constant(self.initial),
+            constraint=Between(0.0, self.upper),
+            aggregation="only_first_replica",  # the constraint assigns on each replica
+            autocast=False,
+        )
+
+    def _mixed(self, images: Tensor) -> Tensor:
+        instance = instance_norm(images, unbiased=self.unbiased)
+        layer = layer_norm(images, unbiased=self.unbiased)
+        rho = ops.cast(self.rho, instance.dtype)
+        if self.smoothing:
+            rho = ops.clip(rho - self.smoothing, 0.0, 1.0)
+        return rho * instance + (1 - rho) * layer
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("initial", "upper", "smoothing", "unbiased")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class AdaptiveLayerInstanceNorm(_MixedNorm):
+    """AdaLIN (Kim et al., arXiv 1907.10830): a learnt mixture of both norms, scaled and shifted by the network.
+
+    `layer([images, gamma, beta])`: images [b, h, w, c]; gamma and beta [b, c]. Arguments as of `_MixedNorm`.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self._add_rho(input_shape[0][-1])
+
+    def call(self, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        images, gamma, beta = inputs
+        mixed = self._mixed(images)
+        gamma, beta = (ops.cast(value, mixed.dtype)[:, None, None, :] for value in (gamma, beta))
+        return ops.cast(mixed * gamma + beta, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return input_shape[0]
+
+
+class LayerInstanceNorm(_MixedNorm):
+    """LIN of U-GAT-IT: the mixture of both norms with a learnt scale `gamma`, from 1, and shift `beta`, from 0.
+
+    Arguments as of `_MixedNorm`. [b, h, w, c] -> the same shape.
+    """
+
+    def build(self, input_shape: tuple) -> None:
+        self._add_rho(input_shape[-1])
+        _add_gamma_and_beta(self, input_shape[-1])
+
+    def call(self, images: Tensor) -> Tensor:
+        mixed = self._mixed(images)
+        return ops.cast(
+            mixed * ops.cast(self.gamma, mixed.dtype) + ops.cast(self.beta, mixed.dtype), self.compute_dtype
+        )
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from tfaclgan.layers.precision import full_precision
 
 Tensor = Any
 
@@ -94,6 +97,121 @@ def _merge_taps(kernel: Tensor, axis: int) -> Tensor:
     one, two, three, four, five = ops.unstack(kernel, 5, axis=axis)
     even, odd = (one + two, three + four, five), (one, two + three, four + five)
     return ops.stack([ops.stack(even), ops.stack(odd)])
+
+
+class SmallUpsampleConv2D(keras.layers.Layer):
+    """Nearest upsampling by 2, reflection padding by 1, then a 3x3 convolution.
+
+    [b, h, w, c] -> [b, 2h, 2w, filters]. Weights are those of the 3x3 convolution, kernel [3, 3, c, filters]. See
+    `small_upsample_convolution` for how it is computed.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        *,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.use_bias = filters, use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape: tuple) -> None:
+        # Not cast to a half type when read: kernel elements are added up before they are rounded.
+        shape = (3, 3, input_shape[-1], self.filters)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer=self.bias_initializer)
+
+    def call(self, images: Tensor) -> Tensor:
+        result = small_upsample_convolution(images, ops.convert_to_tensor(self.kernel))
+        return result if self.bias is None else result + self.bias
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        batch, height, width, _ = input_shape
+        return (batch, height and 2 * height, width and 2 * width, self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+
+def small_upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
+    """Valid 3x3 convolution of the reflect-padded (by 1), nearest-upsampled (by 2) images, in 4/9 of the work.
+
+    Reflecting upsampled pixels (x0, x0, x1, ...) by one shows x0 again, so the border is the small image's edge
+    repeated, and every window sees 2x2 different pixels: an output at an even place (a, b, b), at an odd one
+    (a, a, b). The taps that meet the same pixel are added up, which makes four 2x2 convolutions.
+
+    Args:
+        images: [b, h, w, c].
+        kernel: [3, 3, c, filters], not of a half type.
+
+    Returns:
+        [b, 2h, 2w, filters], of the images' dtype.
+    """
+    batch, height, width, channels = ops.shape(images)
+    filters = kernel.shape[-1]
+    small = _merge_three(_merge_three(kernel, 0), 2)  # [column parity, column, row parity, row, c, filters]
+    small = ops.transpose(small, (3, 1, 4, 2, 0, 5))  # [row, column, c, row parity, column parity, filters]
+    small = ops.cast(ops.reshape(small, (2, 2, channels, 4 * filters)), images.dtype)
+    edge = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+    all_four = ops.conv(edge, small, padding="valid")  # [b, h + 1, w + 1, 4 filters]
+    # An output at (2i + p, 2j + q) is window (i + p, j + q) of its parity's convolution.
+    rows = []
+    for p in (0, 1):
+        columns = []
+        for q in (0, 1):
+            first = (2 * p + q) * filters
+            columns.append(all_four[:, p : p + height, q : q + width, first : first + filters])
+        rows.append(ops.stack(columns, axis=3))
+    both = ops.stack(rows, axis=2)  # [b, h, row parity, w, column parity, filters]
+    return ops.reshape(both, (batch, 2 * height, 2 * width, filters))
+
+
+def _merge_three(kernel: Tensor, axis: int) -> Tensor:
+    """As `_merge_taps` for three taps, which meet (a, b, b) at an even and (a, a, b) at an odd place."""
+    one, two, three = ops.unstack(kernel, 3, axis=axis)
+    return ops.stack([ops.stack((one, two + three)), ops.stack((one + two, three))])
+
+
+def area_pool(images: Tensor, height: int, width: int) -> Tensor:
+    """Adaptive mean pooling, as PyTorch's: output i is the mean of inputs floor(i n / m) to ceil((i + 1) n / m).
+
+    Args:
+        images: [b, h, w, c] of known sides; smaller ones than asked for are repeated.
+        height, width: of the output.
+
+    Returns:
+        [b, height, width, c], in full precision.
+    """
+    images = full_precision(images)
+    if (height, width) == (1, 1):
+        return ops.mean(images, axis=(1, 2), keepdims=True)
+    for axis, side in ((1, height), (2, width)):
+        if images.shape[axis] != side:
+            means = ops.convert_to_tensor(_means(images.shape[axis], side), images.dtype)
+            images = ops.moveaxis(ops.tensordot(means, images, axes=((1,), (axis,))), 0, axis)
+    return images
+
+
+def _means(size: int, bins: int) -> np.ndarray:
+    """[bins, size]: row i averages the inputs of output i."""
+    matrix = np.zeros((bins, size))
+    for i in range(bins):
+        first, end = i * size // bins, -(-(i + 1) * size // bins)
+        matrix[i, first:end] = 1 / (end - first)
+    return matrix
 
 
 def average_pool_counted(images: Tensor) -> Tensor:
