@@ -23,7 +23,17 @@ _MUNIT = {
     "discriminator_scales": 2,
     "discriminator_layers": 2,
 }
-TINY = {"acl_gan": _MUNIT, "munit": _MUNIT}
+TINY = {
+    "acl_gan": _MUNIT,
+    "munit": _MUNIT,
+    "cyclegan": {
+        "width": 4,
+        "residual_blocks": 1,
+        "discriminator_width": 4,
+        "discriminator_layers": 2,
+        "pool_size": 3,
+    },
+}
 SIZE = 32
 BATCH = 4
 # Ops without a TPU kernel or with one that leaves the compiled program (field.md 5.14-5.20).
@@ -182,8 +192,8 @@ def test_checkpoint_to_translation(method, tmp_path):
 
 def test_grey_and_rectangular_images_train(method):
     subject = Engine(method, config_of(method), image_shape=(SIZE, 2 * SIZE, 1), recipe=recipe_of(method))
-    images = np.random.RandomState(0).randint(0, 256, (2, SIZE, 2 * SIZE, 1), dtype=np.uint8)
+    images = np.random.RandomState(0).randint(0, 256, (BATCH, SIZE, 2 * SIZE, 1), dtype=np.uint8)
     iterator = iter(
-        tf.data.Dataset.from_tensor_slices({"a": images, "b": images}).repeat().batch(2, drop_remainder=True)
+        tf.data.Dataset.from_tensor_slices({"a": images, "b": images}).repeat().batch(BATCH, drop_remainder=True)
     )
     assert not subject.train(iterator, subject.period).non_finite

@@ -18,6 +18,7 @@ def sigmoid(x):
 EXPECTED = {
     "least_squares": (lambda s: (s - 1) ** 2, lambda s: s**2),
     "non_saturating": (lambda s: -np.log(sigmoid(s)), lambda s: -np.log(1 - sigmoid(s))),
+    "wasserstein": (lambda s: -s, lambda s: s),
 }
 
 

@@ -47,7 +47,13 @@ NON_SATURATING = Objective(
     fake=_sum_of_means(ops.softplus),
 )
 
-OBJECTIVES = {"least_squares": LEAST_SQUARES, "non_saturating": NON_SATURATING}
+# Arjovsky et al., arXiv 1701.07875: the difference of mean scores. Needs a penalty (losses/penalty.py) or clipping.
+WASSERSTEIN = Objective(
+    real=_sum_of_means(lambda score: -score),
+    fake=_sum_of_means(lambda score: score),
+)
+
+OBJECTIVES = {"least_squares": LEAST_SQUARES, "non_saturating": NON_SATURATING, "wasserstein": WASSERSTEIN}
 
 
 def split(scores: Sequence[Tensor], parts: int) -> list[list[Tensor]]:

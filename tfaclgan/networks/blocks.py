@@ -1,0 +1,76 @@
+"""Convolutions of the PyTorch image-to-image family in Keras' layout, and the start of their weights.
+
+PyTorch pads both sides alike; Keras' "same" pads the end first. Where the two differ the padding is written out
+here, so that weights carried over from an original give the same image, pixel for pixel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfaclgan.layers.norm import InstanceNorm
+from tfaclgan.layers.padding import ReflectPad2D
+
+Tensor = Any
+
+LEAKY_SLOPE = 0.2
+
+
+def small_normal() -> keras.initializers.Initializer:
+    """Normal(0, 0.02), not truncated: DCGAN's start, which pix2pix and CycleGAN kept; biases are 0."""
+    return keras.initializers.RandomNormal(0.0, 0.02)
+
+
+def convolution(
+    x: Tensor,
+    filters: int,
+    kernel: int,
+    label: str,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    reflect: bool = False,
+    kernel_initializer: Any = None,
+    dtype: str | None = None,
+) -> Tensor:
+    """Pads `padding` pixels on all four sides (zeros, or mirrored), then convolves; with bias.
+
+    [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., filters]; weights `LABEL_conv`.
+    kernel_initializer: `small_normal` if not given.
+    """
+    if padding:
+        pad = ReflectPad2D if reflect else layers.ZeroPadding2D
+        x = pad(padding, name=f"{label}_pad", **({"dtype": dtype} if dtype else {}))(x)
+    layer = layers.Conv2D(
+        filters,
+        kernel,
+        strides=stride,
+        kernel_initializer=kernel_initializer or small_normal(),
+        name=f"{label}_conv",
+        **({"dtype": dtype} if dtype else {}),
+    )
+    return layer(x)
+
+
+def transposed_convolution(
+    x: Tensor, filters: int, kernel: int, label: str, *, crop: tuple[int, int], dtype: str | None = None
+) -> Tensor:
+    """Transposed convolution with stride 2 and bias, whole, then `crop` pixels cut off the beginning and the end.
+
+    [b, h, w, c] -> [b, 2 h + kernel - 2 - sum(crop), ..., filters]. PyTorch's padding p and output_padding o with
+    kernel k are crop = (p, p - o): (1, 0) for its k3 p1 o1, (1, 1) for k4 p1; both double the sides.
+    """
+    options = {"dtype": dtype} if dtype else {}
+    layer = layers.Conv2DTranspose(
+        filters, kernel, strides=2, kernel_initializer=small_normal(), name=f"{label}_conv", **options
+    )
+    return layers.Cropping2D((crop, crop), name=f"{label}_crop", **options)(layer(x))
+
+
+def normalise(x: Tensor, label: str, *, activate: bool = True) -> Tensor:
+    """Instance norm without weights, then ReLU."""
+    x = InstanceNorm(name=f"{label}_norm")(x)
+    return layers.ReLU(name=f"{label}_activation")(x) if activate else x
