@@ -82,6 +82,34 @@ def crop(images: np.ndarray, around: Border) -> np.ndarray:
     return images[:, around.top : height - around.bottom, around.left : width - around.right]
 
 
+def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Float images [b, h, w, c] by Pillow's antialiased bicubic filter, kept in each image's range of values."""
+    if images.shape[1:3] == (height, width):
+        return images
+    from PIL import Image
+
+    result = np.empty((len(images), height, width, images.shape[-1]), np.float32)
+    for i, image in enumerate(images.astype(np.float32)):
+        for c in range(image.shape[-1]):
+            plane = Image.fromarray(np.ascontiguousarray(image[..., c]))
+            result[i, ..., c] = np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC))
+        result[i] = np.clip(result[i], image.min(), image.max())
+    return result
+
+
+def false_colours(maps: np.ndarray) -> np.ndarray:
+    """Maps [b, h, w, 1] as uint8 [b, h, w, 3]: blue at a map's smallest value, over green, to red at its largest.
+
+    A map that is the same everywhere, e.g. an empty one, is blue.
+    """
+    maps = maps.astype(np.float32)
+    low = maps.min(axis=(1, 2, 3), keepdims=True)
+    span = maps.max(axis=(1, 2, 3), keepdims=True) - low
+    share = (maps - low) / np.where(span > 0, span, 1)
+    colours = np.clip(1.5 - np.abs(4 * share - np.array([3, 2, 1], np.float32)), 0, 1)
+    return np.round(colours * 255).astype(np.uint8)
+
+
 def pad_batch(array: np.ndarray, batch: int) -> np.ndarray:
     """array [n, ...] filled up to [batch, ...] with copies of its last row."""
     missing = batch - len(array)

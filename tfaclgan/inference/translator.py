@@ -48,7 +48,8 @@ class Translator:
 
     Images are [b, h, w, c], uint8 in 0..255 or float in [-1, 1], of any size: sides that the networks do not
     accept are padded by reflection (evenly on both sides, up to the next multiple, small images up to the
-    smallest side the networks take) and the result is cropped back.
+    smallest side the networks take) and the result is cropped back. Networks of one fixed size get
+    images resized to it.
 
     Args:
         run: method, config and image shape; see `tfaclgan.training.rundir.Run`.
@@ -148,6 +149,46 @@ class Translator:
                 outputs[name] = _like(outputs[name], images.dtype)
         return Translation(**outputs)
 
+    @property
+    def has_panels(self) -> bool:
+        """Whether the method shows more of an image than its translation."""
+        return self.run.method.panels is not None
+
+    def panels(self, images: np.ndarray, direction: str | None = None) -> dict[str, np.ndarray]:
+        """What the method has to show of images, e.g. identity, cycle and heatmaps, in its order.
+
+        Args:
+            images: [b, h, w, c], uint8 in 0..255 or float in [-1, 1].
+            direction: "a2b" or "b2a"; None is the run's.
+
+        Returns:
+            {name: uint8 [b, h, w, c]}; maps in false colours [b, h, w, 3], each from its smallest value (blue) to its
+            largest (red).
+
+        Raises:
+            UserError: a method without panels; images or a direction that the run cannot take.
+        """
+        images = arrays.check_images(images, self.channels)
+        direction = self.resolve_direction(direction)
+        if self.run.method.panels is None:
+            raise UserError(f"{self.run.method.title} has no panels, only translations; leave panels out")
+
+        def call(pixels: Any) -> Any:
+            from keras import ops
+
+            shown = self.run.method.panels(self.networks, pixels, direction, self.run.config)
+            sides = tuple(pixels.shape[1:3])
+            for name in shown:
+                if tuple(shown[name].shape[1:3]) != sides:
+                    shown[name] = ops.image.resize(shown[name], sides, interpolation="bilinear")
+            return shown
+
+        outputs = self._in_batches(("panels", direction), call, images, None)
+        return {
+            name: arrays.false_colours(value) if name.startswith("heat") else arrays.to_uint8(value)
+            for name, value in outputs.items()
+        }
+
     def encode_style(self, images: np.ndarray, direction: str | None = None) -> np.ndarray:
         """The styles of images of the direction's target domain.
 
@@ -215,13 +256,15 @@ class Translator:
         """`call` on padded float batches; its outputs, float32 and (images and masks) cropped back."""
         method, config = self.run.method, self.run.config
         around = arrays.border(*images.shape[1:3], method.size_multiple(config), method.minimum_size(config))
+        fixed = self.run.image_shape[:2] if method.fixed_size(config) else None
         parts = []
         # An empty array goes through the networks too (as one black image), so that its outputs have their shapes.
         for start in range(0, max(len(images), 1), self.batch):
             chunk = images[start : start + self.batch]
             filled = 1 << max(len(chunk) - 1, 0).bit_length()
             chunk = chunk if len(chunk) else np.zeros((1, *images.shape[1:]), images.dtype)
-            inputs = [arrays.pad(arrays.pad_batch(_as_float(chunk), min(filled, self.batch)), around)]
+            pixels = arrays.pad_batch(_as_float(chunk), min(filled, self.batch))
+            inputs = [arrays.resize(pixels, *fixed) if fixed else arrays.pad(pixels, around)]
             if styles is not None:
                 part = styles[start : start + self.batch] if len(styles) else np.zeros((1, self.style_dim), np.float32)
                 inputs.append(arrays.pad_batch(part, len(inputs[0])))
@@ -229,7 +272,9 @@ class Translator:
         outputs = {}
         for name in parts[0]:
             values = np.concatenate([_to_numpy(part[name]) for part in parts])[: len(images)]
-            outputs[name] = arrays.crop(values, around) if values.ndim == 4 else values
+            if values.ndim == 4:
+                values = arrays.resize(values, *images.shape[1:3]) if fixed else arrays.crop(values, around)
+            outputs[name] = values
         return outputs
 
     def _compile(self, kind: tuple[str, str], shape: tuple[int, ...], call: Callable[..., Any]) -> Callable[..., Any]:

@@ -152,6 +152,10 @@ class Method:
     check(config, image_shape): raises UserError for settings that cannot work together.
     recipe_for(config) -> Recipe: the defaults of the shared flags where they depend on the config (e.g. on which
         published code it follows); None: always `recipe`.
+    fixed_size(config): the networks take images of the training size only; others are resized for them.
+    panels(networks, images, direction, config) -> {name: tensor}, in order: what a sample sheet or strip shows of
+        images [b, h, w, c] in [-1, 1]. Pictures are [b, h, w, c] in [-1, 1]; names that start with "heat" are maps
+        [b, h', w', 1], drawn in false colours between their own smallest and largest value.
     memory(config, image_shape) -> {name: Memory}: what a loss keeps between data iterations (image pools).
     """
 
@@ -171,6 +175,8 @@ class Method:
     encode_style: Callable[..., Tensor] | None = None
     check: Callable[[Any, ImageShape], None] = lambda config, image_shape: None
     recipe_for: Callable[[Any], Recipe] | None = None
+    fixed_size: Callable[[Any], bool] = lambda config: False
+    panels: Callable[..., dict[str, Tensor]] | None = None
     memory: Callable[[Any, ImageShape], dict[str, Memory]] = lambda config, image_shape: {}
 
 

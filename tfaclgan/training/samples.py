@@ -49,7 +49,11 @@ def sheet(translator: Any, images: np.ndarray, direction: str, styles: int = 2) 
         images: uint8 [n, h, w, c].
         direction: "a2b" or "b2a".
         styles: translations of each input; 1 for methods without styles.
+
+    A method with panels shows those instead, from top to bottom: one column an input.
     """
+    if translator.has_panels:
+        return grid([list(row) for row in translator.panels(images, direction).values()])
     columns, mask = [images], None
     for seed in range(styles if translator.style_dim else 1):
         outcome = translator.translate_full(images, direction, seed=seed)
