@@ -148,7 +148,7 @@ def test_what_is_wrong_is_said(task, counts, words):
 def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "resvg_py" else found(name))
-    with pytest.raises(UserError, match=r"avatars need resvg-py, not installed; run `pip install tfaclgan\[demo\]`"):
+    with pytest.raises(UserError, match=r"avatars need resvg-py, not installed; run `pip install \"\.\[demo\]\"`"):
         AvatarSource("glasses", train_count=1, test_count=1, seed=0)
 
 

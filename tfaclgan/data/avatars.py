@@ -115,7 +115,9 @@ def check_installed() -> None:
     """Raises UserError naming what is missing for drawing avatars."""
     missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f"avatars need {', '.join(missing)}, not installed; run `pip install tfaclgan[demo]`")
+        raise UserError(
+            f'avatars need {", ".join(missing)}, not installed; run `pip install ".[demo]"` in the repository'
+        )
 
 
 def versions() -> str:

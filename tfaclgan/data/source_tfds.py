@@ -170,7 +170,7 @@ def _tfds_builder(name: str, options: TfdsOptions) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            f"tfds:{name}: needs tensorflow-datasets ({error}); run `pip install tfaclgan[datasets]`"
+            f'tfds:{name}: needs tensorflow-datasets ({error}); run `pip install ".[datasets]"` in the repository'
         ) from error
     where = options.data_dir or os.path.join("~", "tensorflow_datasets")
     try:
