@@ -287,6 +287,12 @@ def define() -> None:
         "Pictures of the target domain that FID and KID compare with.",
         ("train", "test"),
     )
+    judge(
+        flags.DEFINE_bool,
+        "published_kid",
+        False,
+        "Also give KID in blocks of 10 pictures and U-GAT-IT's two mixtures of KID, see docs/metrics.md.",
+    )
     judge(flags.DEFINE_integer, "styles", 1, "Styles drawn for each picture.", lower_bound=1)
     judge(flags.DEFINE_integer, "max_images", 0, "Judge only the first pictures of the split; 0: all.", lower_bound=0)
     judge(flags.DEFINE_string, "stats_cache", "", "Folder of cached reference features. Empty: DATA_DIR/.metrics.")

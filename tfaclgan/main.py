@@ -211,6 +211,7 @@ def _judge(run: Run, manifest: Manifest, options: PipelineOptions, direction: st
             seed=FLAGS.seed,
             max_images=FLAGS.max_images,
             reference_split=FLAGS.reference_split,
+            published_kid=FLAGS.published_kid,
             cache_dir=FLAGS.stats_cache or os.path.join(manifest.folder, ".metrics"),
             say=lambda text: print(text, file=sys.stderr),
         )

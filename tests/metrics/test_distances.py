@@ -194,3 +194,32 @@ def test_features_that_are_not_finite_are_a_user_error(bad):
 def test_wrong_rank_is_our_own_mistake():
     with pytest.raises(ValueError, match="not \\[images, dimensions\\]"):
         distances.frechet_distance(np.zeros((2, 3, 4)), np.zeros((2, 3)))
+
+
+def test_published_kernel_distances_are_mixtures_with_the_source():
+    """At most ten images are one block, whose estimate is the formula; the mixtures are the authors' two."""
+    generated, target = sets(10, 10, 6, shift=0.4)
+    source = generated * 0.7 + 0.2
+    got = distances.published_kernel_distance(target, source, generated)
+    near, far = reference_mmd(target, generated), reference_mmd(source, generated)
+    assert got.plain[0] == pytest.approx(near, rel=1e-6)
+    assert got.mean[0] == pytest.approx((0.02 * near + 0.98 * far) / 2, rel=1e-6)
+    assert got.average[0] == pytest.approx((near + far) / 2, rel=1e-6)
+    assert got.images == 10
+
+
+def test_published_kernel_distance_has_blocks_of_ten_and_equal_counts():
+    generated, target = sets(30, 300, 6)
+    got = distances.published_kernel_distance(target, generated + 0.1, generated)
+    assert got.images == 30
+    every = [reference_mmd(target[i * 30 : i * 30 + 30], generated) for i in range(10)]
+    # Three blocks of ten from one draw of thirty: the same mean, a wider spread.
+    assert abs(got.plain[0] - np.mean(every)) < 5 * got.plain[1]
+    assert got.plain[1] > 0
+    assert got.mean[1] < got.average[1]
+
+
+def test_published_kernel_distance_of_too_few_images():
+    generated, target = sets(2, 30, 6)
+    with pytest.raises(UserError, match="at least 3 images"):
+        distances.published_kernel_distance(target, target, generated)

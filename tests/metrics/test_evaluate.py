@@ -19,7 +19,7 @@ from tfaclgan.data.records import Manifest, Shard, Split
 from tfaclgan.errors import UserError
 from tfaclgan.metrics import evaluate as evaluation
 from tfaclgan.metrics import pairs
-from tfaclgan.metrics.evaluate import KEYS, evaluate, format_table, write_result
+from tfaclgan.metrics.evaluate import KEYS, PUBLISHED_KEYS, evaluate, format_table, write_result
 from tfaclgan.metrics.features import FeatureExtractor
 
 SIDE = 12
@@ -95,7 +95,8 @@ def run(monkeypatch):
         options = {"extractor": make_extractor(), "batch": 4, **options}
         result = evaluate(translate, toy.manifest, OPTIONS, **options)
         json.dumps(result, allow_nan=False)
-        assert tuple(result["metrics"]) == tuple(result["untouched"]) == KEYS
+        keys = (*KEYS, *PUBLISHED_KEYS) if options.get("published_kid") else KEYS
+        assert tuple(result["metrics"]) == tuple(result["untouched"]) == keys
         return result
 
     return go
@@ -225,6 +226,17 @@ def test_styles_are_averaged_and_compared(run):
     assert result["untouched"]["diversity"] == result["untouched"]["diversity_l1"] == 0
     assert run(translate, toy=toy, styles=3)["metrics"] == result["metrics"]
     assert run(translate, toy=toy, styles=3, seed=1)["metrics"] != result["metrics"]
+
+
+def test_published_kid_has_rows_of_its_own(run):
+    result = run(lambda images, seed: 255 - images, published_kid=True)
+    found = result["metrics"]
+    near = found["kid_blocks_of_10"]
+    far = 2 * found["kid_ugatit_average"] - near  # what the two mixtures have in common
+    assert found["kid_ugatit_mean"] == pytest.approx((0.02 * near + 0.98 * far) / 2, rel=1e-6)
+    assert result["untouched"]["kid_blocks_of_10"] is not None
+    assert result["untouched"]["kid_ugatit_mean"] is None
+    assert "U-GAT-IT's mean KID" in format_table(result)
 
 
 def test_directions_and_reference_splits(run):

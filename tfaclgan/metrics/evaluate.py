@@ -27,6 +27,12 @@ from tfaclgan.metrics.report import format_table, write_result
 __all__ = ["KEYS", "evaluate", "format_table", "write_result"]
 
 KEYS = ("kid", "kid_standard_error", "fid", "is", "psnr", "ssim", "l1", "region_l1", "diversity", "diversity_l1")
+# With `published_kid`: KID in blocks of 10, and U-GAT-IT's two mixtures with the distance to the source set.
+PUBLISHED_KEYS = tuple(
+    f"{name}{suffix}"
+    for name in ("kid_blocks_of_10", "kid_ugatit_mean", "kid_ugatit_average")
+    for suffix in ("", "_standard_error")
+)
 DIRECTIONS = {"a2b": ("A", "B"), "b2a": ("B", "A")}
 
 Translate = Callable[[np.ndarray, int], np.ndarray]  # uint8 [b, h, w, c], seed -> uint8 of that shape
@@ -46,6 +52,7 @@ def evaluate(
     max_reference_images: int = 0,
     reference_split: str = "train",
     kid_block_size: int = 0,
+    published_kid: bool = False,
     cache_dir: str = "",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -70,6 +77,7 @@ def evaluate(
         reference_split: "train" or "test" of the target domain; "train" falls back to "test" where
             the data have no training split.
         kid_block_size: see `distances.kernel_distance`; 0: chosen there.
+        published_kid: also give `PUBLISHED_KEYS`, see `distances.published_kernel_distance`.
         cache_dir: folder for features of real images; "": no cache.
         say: takes console lines.
 
@@ -151,6 +159,14 @@ def evaluate(
             features = np.stack([measures.features()[0] for measures in measured])
             metrics["diversity"] = float(np.mean(pairs.pairwise_features(features)))
             plain["diversity"] = 0.0
+    keys = KEYS
+    if published_kid and extractor:
+        keys = (*KEYS, *PUBLISHED_KEYS)
+        published = [_published(real[0], source_features[0], measures.features()[0]) for measures in measured]
+        metrics |= {key: _mean([values[key] for values in published]) for key in PUBLISHED_KEYS}
+        # The mixtures compare with the source: of the untouched inputs they would say nothing.
+        alone = _published(real[0], source_features[0], source_features[0])
+        plain |= {key: alone[key] if key.startswith("kid_blocks") else None for key in PUBLISHED_KEYS}
     blocks = None
     if extractor:
         blocks = distances.blocks(len(real[0]), count, kid_block_size)
@@ -179,9 +195,14 @@ def evaluate(
     }
     return {
         "protocol": protocol,
-        "metrics": {key: metrics[key] for key in KEYS},
-        "untouched": {key: plain[key] for key in KEYS},
+        "metrics": {key: metrics[key] for key in keys},
+        "untouched": {key: plain[key] for key in keys},
     }
+
+
+def _published(real: np.ndarray, source: np.ndarray, generated: np.ndarray) -> dict[str, float | None]:
+    found = distances.published_kernel_distance(real, source, generated)
+    return dict(zip(PUBLISHED_KEYS, (*found.plain, *found.mean, *found.average), strict=True))
 
 
 def fingerprint(manifest: Manifest) -> str:

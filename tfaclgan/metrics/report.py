@@ -11,6 +11,12 @@ from typing import Any
 _ROWS: dict[str, tuple[str, str, str, int]] = {
     "kid": ("KID", "", "lower", 4),
     "kid_standard_error": ("KID standard error", "", "", 4),
+    "kid_blocks_of_10": ("KID, blocks of 10", "", "lower", 4),
+    "kid_blocks_of_10_standard_error": ("  standard error", "", "", 4),
+    "kid_ugatit_mean": ("U-GAT-IT's mean KID", "", "lower", 4),
+    "kid_ugatit_mean_standard_error": ("  standard error", "", "", 4),
+    "kid_ugatit_average": ("U-GAT-IT's average KID", "", "lower", 4),
+    "kid_ugatit_average_standard_error": ("  standard error", "", "", 4),
     "fid": ("FID", "", "lower", 2),
     "is": ("IS", "", "higher", 3),
     "psnr": ("PSNR", "dB", "higher", 2),
