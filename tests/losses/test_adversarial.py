@@ -50,6 +50,15 @@ def test_half_precision_is_raised(name):
         assert float(result) == pytest.approx(rounded, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weights_multiply_samples(name):
+    weights = np.array([0.0, 1.0, 2.0, 0.5])
+    scores = [tf.constant(scale) for scale in SCALES]
+    for function, expected in zip(OBJECTIVES[name], EXPECTED[name], strict=True):
+        by_hand = sum((expected(s).mean((1, 2, 3)) * weights).mean() for s in SCALES)
+        assert float(function(scores, tf.constant(weights))) == pytest.approx(by_hand, rel=1e-10)
+
+
 def test_split_undoes_a_concatenation():
     scores = [tf.constant(scale) for scale in SCALES]
     first, second = split(scores, 2)

@@ -355,11 +355,14 @@ class Engine:
         optimizer.build(self._variables(phase))  # inside the scope, or replicas miscount
         return optimizer
 
+    def _averaged(self) -> list[str]:
+        return [name for name in self.method.ema_networks if name in self.networks]
+
     def _make_averages(self) -> dict[str, tf.Variable]:
         if not self.recipe.ema_decay:
             return {}
         averages = {}
-        for name in self.method.ema_networks:
+        for name in self._averaged():
             for key, variable in _named_variables(self.networks[name]).items():
                 averages[f"{name}/{key}"] = tf.Variable(variable.value, trainable=False)
         return averages
@@ -370,7 +373,7 @@ class Engine:
         # Up to a share of the steps the average is a copy: the first weights are not worth remembering.
         copies = tf.cast(self.step, tf.float64) <= self.recipe.ema_start * self.recipe.steps
         share = tf.where(copies, 1.0, 1 - self.recipe.ema_decay) if self.recipe.ema_start else 1 - self.recipe.ema_decay
-        for name in self.method.ema_networks:
+        for name in self._averaged():
             for key, variable in _named_variables(self.networks[name]).items():
                 weight = share if variable.trainable else 1.0  # statistics are copied
                 self.strategy.extended.update(

@@ -6,6 +6,7 @@ minimises `real(scores of images) + fake(scores of fakes)`; a generator minimise
 
 Every function takes a list of score maps [b, h, w, 1] (one a scale, without activation), averages each over
 samples and positions, and **sums over the scales**, as MUNIT and ACL-GAN do. Half types are raised to float32.
+Optional weights [b] multiply what each sample adds to the mean.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from keras import ops
 from tfaclgan.layers.precision import full_precision
 
 Tensor = Any
-Score = Callable[[Sequence[Tensor]], Tensor]
+Score = Callable[..., Tensor]  # (list of score maps, optional weights [b]) -> scalar
 
 
 class Objective(NamedTuple):
@@ -29,8 +30,11 @@ class Objective(NamedTuple):
 
 
 def _sum_of_means(penalty: Callable[[Tensor], Tensor]) -> Score:
-    def total(scores: Sequence[Tensor]) -> Tensor:
-        return sum(ops.mean(penalty(full_precision(score))) for score in scores)
+    def total(scores: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+        penalties = [penalty(full_precision(score)) for score in scores]
+        if weights is not None:
+            penalties = [p * ops.cast(weights, p.dtype)[:, None, None, None] for p in penalties]
+        return sum(ops.mean(p) for p in penalties)
 
     return total
 

@@ -36,3 +36,15 @@ def excess(means: Tensor, lower: float, upper: float) -> Tensor:
 def indecision(masks: Tensor, epsilon: float) -> Tensor:
     """Mean of 1 / (|m - 0.5| + epsilon): 1 / (0.5 + epsilon) where pixels are 0 or 1, 1 / epsilon where 0.5."""
     return ops.mean(1 / (ops.abs(full_precision(masks) - 0.5) + epsilon))
+
+
+def variation(masks: Tensor) -> Tensor:
+    """Total variation a mask value: the absolute differences between neighbours, down and across, over all values.
+
+    [b, h, w, k] -> scalar: sum(|m[y+1] - m[y]|) + sum(|m[x+1] - m[x]|), divided by b h w k (Council-GAN's).
+    """
+    masks = full_precision(masks)
+    count = masks.shape[0] * masks.shape[1] * masks.shape[2] * masks.shape[3]
+    down = ops.sum(ops.abs(masks[:, 1:] - masks[:, :-1]))
+    across = ops.sum(ops.abs(masks[:, :, 1:] - masks[:, :, :-1]))
+    return (down + across) / count

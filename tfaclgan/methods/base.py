@@ -148,7 +148,7 @@ class Method:
     style_dim(config): 0 where the method has no style.
     directions(config): those that were trained, e.g. ("a2b",).
     size_multiple / minimum_size (config) -> int: pixels; sides the networks accept.
-    ema_networks: names of the networks worth averaging (the generators).
+    ema_networks: names of the networks worth averaging (the generators); those that a config has not are skipped.
     check(config, image_shape): raises UserError for settings that cannot work together.
     recipe_for(config) -> Recipe: the defaults of the shared flags where they depend on the config (e.g. on which
         published code it follows); None: always `recipe`.

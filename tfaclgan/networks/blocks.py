@@ -74,3 +74,11 @@ def normalise(x: Tensor, label: str, *, activate: bool = True) -> Tensor:
     """Instance norm without weights, then ReLU."""
     x = InstanceNorm(name=f"{label}_norm")(x)
     return layers.ReLU(name=f"{label}_activation")(x) if activate else x
+
+
+class ScoreList(keras.Model):
+    """A functional model that gives a list also for one output, where Keras gives the bare tensor."""
+
+    def call(self, *arguments: Any, **keywords: Any) -> list[Tensor]:
+        scores = super().call(*arguments, **keywords)
+        return list(scores) if isinstance(scores, (list, tuple)) else [scores]
