@@ -64,6 +64,8 @@ ugatit = lazy_import("tfaclgan.networks.ugatit")
 DOMAINS = ("a", "b")
 SCALES = ("global", "local")
 OTHER = {"a": "b", "b": "a"}
+GENERATORS = ("g_a2b", "g_b2a")
+DISCRIMINATORS = tuple(f"d_{scale}_{domain}" for domain in DOMAINS for scale in SCALES)
 
 # What a profile sets where an option says "profile" (or -1, or 0 for mlp_dim).
 PROFILES: dict[str, dict[str, Any]] = {
@@ -306,61 +308,64 @@ def choices(config: Config) -> Choices:
 
 def networks(config: Config, image_shape: ImageShape) -> Networks:
     """A generator a direction, a global and a local discriminator a domain."""
+    built = {name: generator(config, image_shape, name) for name in GENERATORS}
+    return built | {name: discriminator(config, image_shape[-1], name) for name in DISCRIMINATORS}
+
+
+def generator(config: Config, image_shape: ImageShape, name: str) -> Any:
+    """The `networks.ugatit.Generator` that the config asks for."""
     chosen = choices(config)
-    built: dict[str, Any] = {}
-    for direction in ("a2b", "b2a"):
-        built[f"g_{direction}"] = ugatit.Generator(
-            image_shape,
-            width=config.width,
-            blocks=config.residual_blocks,
-            light=config.light,
-            mlp_dim=chosen.mlp_dim,
-            affine=chosen.affine,
-            encoder_bias=chosen.encoder_bias,
-            decoder_bias=chosen.decoder_bias,
-            mlp_bias=chosen.mlp_bias,
-            shared_head=chosen.shared_head,
-            cam_bias=chosen.cam_bias,
-            unbiased=chosen.unbiased,
-            rho_initial=chosen.rho_initial,
-            rho_maximum=chosen.rho_maximum,
-            rho_smoothing=chosen.rho_smoothing,
-            initial=chosen.initial,
-            excite=config.excite,
-            masks=config.attention_masks,
-            input_content=config.attention_input,
-            fork_order=config.attention_order == "fork",
-            deconvolution=config.deconvolution,
-            name=f"g_{direction}",
-        )
-    for name in _discriminators():
-        built[name] = ugatit.Discriminator(
-            image_shape[-1],
-            width=config.discriminator_width,
-            depth=config.global_layers if "global" in name else config.local_layers,
-            keep_size=chosen.keep_size,
-            spectral=config.spectral_norm,
-            score_bias=chosen.score_bias,
-            shared_head=chosen.shared_head,
-            cam_bias=chosen.cam_bias,
-            raw_attention=chosen.raw_attention,
-            attend=chosen.attend,
-            initial=chosen.initial,
-            name=name,
-        )
-    return built
+    return ugatit.Generator(
+        image_shape,
+        width=config.width,
+        blocks=config.residual_blocks,
+        light=config.light,
+        mlp_dim=chosen.mlp_dim,
+        affine=chosen.affine,
+        encoder_bias=chosen.encoder_bias,
+        decoder_bias=chosen.decoder_bias,
+        mlp_bias=chosen.mlp_bias,
+        shared_head=chosen.shared_head,
+        cam_bias=chosen.cam_bias,
+        unbiased=chosen.unbiased,
+        rho_initial=chosen.rho_initial,
+        rho_maximum=chosen.rho_maximum,
+        rho_smoothing=chosen.rho_smoothing,
+        initial=chosen.initial,
+        excite=config.excite,
+        masks=config.attention_masks,
+        input_content=config.attention_input,
+        fork_order=config.attention_order == "fork",
+        deconvolution=config.deconvolution,
+        name=name,
+    )
 
 
-def _discriminators() -> tuple[str, ...]:
-    return tuple(f"d_{scale}_{domain}" for domain in DOMAINS for scale in SCALES)
+def discriminator(config: Config, channels: int, name: str) -> Any:
+    """The `networks.ugatit.Discriminator` that the config asks for; "global" in its name decides its depth."""
+    chosen = choices(config)
+    return ugatit.Discriminator(
+        channels,
+        width=config.discriminator_width,
+        depth=config.global_layers if "global" in name else config.local_layers,
+        keep_size=chosen.keep_size,
+        spectral=config.spectral_norm,
+        score_bias=chosen.score_bias,
+        shared_head=chosen.shared_head,
+        cam_bias=chosen.cam_bias,
+        raw_attention=chosen.raw_attention,
+        attend=chosen.attend,
+        initial=chosen.initial,
+        name=name,
+    )
 
 
 def phases(config: Config) -> tuple[Phase, ...]:
     """All discriminators, then both generators; the other way round if they share fakes."""
-    norms = _discriminators() if config.spectral_norm else ()
-    judging = Phase("discriminators", _discriminators(), discriminator_loss, power_step=norms)
+    norms = DISCRIMINATORS if config.spectral_norm else ()
+    judging = Phase("discriminators", DISCRIMINATORS, discriminator_loss, power_step=norms)
     twice = choices(config).generators_power_step
-    painting = Phase("generators", ("g_a2b", "g_b2a"), generator_loss, power_step=norms if twice else ())
+    painting = Phase("generators", GENERATORS, generator_loss, power_step=norms if twice else ())
     return (painting, judging) if config.share_fakes else (judging, painting)
 
 
@@ -442,7 +447,7 @@ def generator_loss(networks: Networks, batch: Batch, context: Context, config: C
         if config.variation_weight:
             terms[f"variation_{domain}"] = config.variation_weight * reconstruction.total_variation(fakes[domain])
     carry = {f"fake_{domain}": fakes[domain] for domain in DOMAINS} if config.share_fakes else {}
-    watch = {f"rho_{name}": _mean_rho(networks[name]) for name in ("g_a2b", "g_b2a")}
+    watch = {f"rho_{name}": _mean_rho(networks[name]) for name in GENERATORS}
     return Loss(terms, watch, carry=carry)
 
 
@@ -618,7 +623,7 @@ METHOD = register(
         phases=phases,
         translate=translate,
         panels=panels,
-        ema_networks=("g_a2b", "g_b2a"),
+        ema_networks=GENERATORS,
         directions=lambda config: ("a2b", "b2a"),
         size_multiple=size_multiple,
         minimum_size=minimum_size,
