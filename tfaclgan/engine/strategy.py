@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+from typing import Any
 
 import tensorflow as tf
 
@@ -38,6 +40,20 @@ class Hardware:
     @property
     def is_chief(self) -> bool:
         return self.host == 0
+
+    def sum_over_replicas(self, value: int) -> int:
+        """The sum of every replica's `value`, each host giving its own; all hosts must call it together."""
+        # Every collective has a float kernel; counts stay below 2^24.
+        return round(float(self._sum(tf.constant(value, tf.float32))))
+
+    @functools.cached_property
+    def _sum(self) -> Any:
+        @tf.function
+        def total(value: tf.Tensor) -> tf.Tensor:
+            values = self.strategy.run(tf.identity, args=(value,))
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+        return total
 
 
 def make(name: str, *, tpu: str = "local", cpu_devices: int = 1) -> Hardware:

@@ -96,22 +96,36 @@ class _Context:
 class _Memory:
     """One of a method's memories: a variable [replica's batch, *shape] a replica, seen as [global batch, *shape]."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str, replicas: int) -> None:
-        several = {"synchronization": tf.VariableSynchronization.ON_READ} if replicas > 1 else {}
-        local = (shape[0] // replicas, *shape[1:])
-        self.shape = shape
-        self.local = tf.Variable(tf.zeros(local, dtype), trainable=False, **several)
-
-    @property
-    def _parts(self) -> tuple[tf.Variable, ...]:
-        return tuple(getattr(self.local, "values", (self.local,)))
+    def __init__(self, shape: tuple[int, ...], dtype: str, strategy: tf.distribute.Strategy) -> None:
+        self.shape, self._strategy, self._replicas = shape, strategy, strategy.num_replicas_in_sync
+        several = {"synchronization": tf.VariableSynchronization.ON_READ} if self._replicas > 1 else {}
+        self._share = shape[0] // self._replicas
+        self.local = tf.Variable(tf.zeros((self._share, *shape[1:]), dtype), trainable=False, **several)
 
     def numpy(self) -> np.ndarray:
-        return np.concatenate([part.numpy() for part in self._parts])
+        """All replicas' parts; with several hosts, all hosts must call it together."""
+        if self._replicas == 1:
+            return self.local.numpy()
+
+        @tf.function
+        def read() -> tf.Tensor:
+            return self._strategy.gather(self._strategy.run(lambda: self.local.read_value()), axis=0)
+
+        return read().numpy()
 
     def assign(self, value: np.ndarray) -> None:
-        for part, share in zip(self._parts, np.split(np.asarray(value), len(self._parts)), strict=True):
-            part.assign(share)
+        value = tf.constant(np.asarray(value), self.local.dtype)
+
+        @tf.function
+        def write() -> None:
+            def part() -> None:
+                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+                first = tf.cast(replica, tf.int32) * self._share
+                self.local.assign(tf.reshape(value[first : first + self._share], self.local.shape))
+
+            self._strategy.run(part)
+
+        write()
 
 
 class _ReplicaAdam(CoupledAdam):
@@ -195,7 +209,7 @@ class Engine:
             )
             self.averages = self._make_averages()
             self._memory = {
-                name: _Memory((recipe.batch_size, *memory.shape), memory.dtype, self.replicas)
+                name: _Memory((recipe.batch_size, *memory.shape), memory.dtype, self.strategy)
                 for name, memory in method.memory(config, image_shape).items()
             }
         self._gradient_functions = {phase.name: self._gradient_function(phase) for phase in self.phases}

@@ -6,11 +6,12 @@ one knows steps, files, intervals and signals. A loop ends exactly at every inte
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tfaclgan.engine.tensorflow import Engine, Report, build_networks
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import checkpoint, rundir, samples
-from tfaclgan.training.monitor import Monitor
+from tfaclgan.training.monitor import Monitor, SilentMonitor
 from tfaclgan.training.preemption import StopRequest
 
 if TYPE_CHECKING:
@@ -67,14 +68,32 @@ def train(
     Raises:
         UserError: the directory is another run's or in use, the data cannot be read, ...
     """
+    if not hardware.is_chief:  # the first host keeps the run directory; the others only read checkpoints in it
+        with _other_hosts_named(hardware):
+            return _Session(run, manifest, hardware, settings, judge).run_to_the_end()
     held = rundir.lock(run.path)  # released when this process ends or leaves this function
     try:
         changes = rundir.open_run(run)
         for line in changes:
             print(f"tfaclgan: differs from the last start: {line}", file=sys.stderr)
-        return _Session(run, manifest, hardware, settings, judge).run_to_the_end()
+        with _other_hosts_named(hardware):
+            return _Session(run, manifest, hardware, settings, judge).run_to_the_end()
     finally:
         held.close()
+
+
+@contextlib.contextmanager
+def _other_hosts_named(hardware: Hardware) -> Iterator[None]:
+    """Turns a collective that fails because a host has gone into one line."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if hardware.hosts == 1:
+            raise
+        raise UserError(
+            f"host {hardware.host}: another host no longer answers; see what it printed, then start all hosts again: "
+            "training goes on from the last checkpoint"
+        ) from error
 
 
 class _Session:
@@ -125,15 +144,17 @@ class _Session:
         if self._step >= self._total:
             print(f"tfaclgan: {run.path}: already trained to step {self._step} of {self._total}", file=sys.stderr)
             return EXIT_OK
-        rundir.write_flags(run, settings.flag_text)
-        rundir.record_start(run, hardware.description, rundir.data_fingerprint(self._manifest.folder), self._step)
-        self._monitor = Monitor(
-            run.path,
-            step=self._step,
-            total_steps=self._total,
-            batch_size=settings.recipe.batch_size,
-            replicas=hardware.replicas,
-        )
+        self._monitor: Monitor | SilentMonitor = SilentMonitor()
+        if hardware.is_chief:
+            rundir.write_flags(run, settings.flag_text)
+            rundir.record_start(run, hardware.description, rundir.data_fingerprint(self._manifest.folder), self._step)
+            self._monitor = Monitor(
+                run.path,
+                step=self._step,
+                total_steps=self._total,
+                batch_size=settings.recipe.batch_size,
+                replicas=hardware.replicas,
+            )
         self._monitor.say(
             f"{run.method.title} on {hardware.description}: steps {self._step} to {self._total}, "
             f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.path}"
@@ -166,10 +187,11 @@ class _Session:
                 first = False
             else:
                 self._monitor.add_time(report.steps, seconds, report.input_wait_secs)
-            self._after_loop(stop)
-            if stop.reason and self._step < self._total:
+            reason = self._reason_to_stop(stop)
+            self._after_loop(reason)
+            if reason and self._step < self._total:
                 self._save()
-                self._monitor.say(f"{stop.reason}: saved at step {self._step}; start the same command again to go on")
+                self._monitor.say(f"{reason}: saved at step {self._step}; start the same command again to go on")
                 return EXIT_PREEMPTED
         self._monitor.say(f"trained to step {self._step}")
         return EXIT_OK
@@ -185,7 +207,14 @@ class _Session:
                 raise
             raise explained from error
 
-    def _after_loop(self, stop: StopRequest) -> None:
+    def _reason_to_stop(self, stop: StopRequest) -> str | None:
+        """Why all hosts stop now; a signal may have reached one of them only."""
+        reason = stop.reason
+        if self._hardware.hosts > 1 and self._hardware.sum_over_replicas(int(bool(reason))):
+            return reason or "another host was told to stop"
+        return reason
+
+    def _after_loop(self, reason: str | None) -> None:
         last = self._step >= self._total
         if self._due("log") or last:
             self._log()
@@ -195,7 +224,7 @@ class _Session:
             self._sample()
         if self._due("checkpoint") or last:
             self._save()
-        if not stop.reason and (self._due("eval") or (last and self._intervals["eval"])):
+        if not reason and (self._due("eval") or (last and self._intervals["eval"])):
             self._evaluate()
 
     def _steps_until_next_event(self) -> int:
@@ -248,15 +277,18 @@ class _Session:
         self._monitor.log(self._step, scalars)
 
     def _save(self) -> None:
-        if self._step == self._saved_step or not self._hardware.is_chief:
+        if self._step == self._saved_step:
             return
-        folder = self._run.folder("checkpoints")
-        checkpoint.save(folder, self._engine.state(), self._step)
-        checkpoint.prune(folder, self._settings.keep_checkpoints)
         self._saved_step = self._step
+        state = self._engine.state()  # all hosts: what is kept a replica is gathered
+        if self._hardware.is_chief:
+            folder = self._run.folder("checkpoints")
+            checkpoint.save(folder, state, self._step)
+            checkpoint.prune(folder, self._settings.keep_checkpoints)
 
     def _restore(self) -> int:
         loaded = checkpoint.load_newest(self._run.folder("checkpoints"))
+        self._check_hosts_agree(loaded[0].step if loaded else 0)
         if loaded is None:
             return 0
         found, state = loaded
@@ -269,6 +301,14 @@ class _Session:
             state = {name: value for name, value in state.items() if not name.startswith("averages/")}
         self._engine.load_state(state, found.path)
         return found.step
+
+    def _check_hosts_agree(self, step: int) -> None:
+        hardware = self._hardware
+        if hardware.hosts > 1 and hardware.sum_over_replicas(step) != step * hardware.replicas:
+            raise UserError(
+                f"--run_dir={self._run.path}: host {hardware.host} finds step {step} there and other hosts another; "
+                "name a folder on storage that all hosts share"
+            )
 
     def _translate(self) -> Translator:
         """A translator with the current weights (averages where there are any)."""
@@ -297,7 +337,10 @@ class _Session:
             self._monitor.image(self._step, f"samples/{direction}", sheet)
 
     def _evaluate(self) -> None:
-        if self._judge is None or not self._hardware.is_chief:
+        if self._judge is None:
+            return
+        state = self._engine.state()  # all hosts, see `_save`
+        if not self._hardware.is_chief:
             return
         from tfaclgan.metrics import evaluate
 
@@ -309,15 +352,15 @@ class _Session:
         self._monitor.write(self._step, {f"evaluation/{name}": value for name, value in metrics.items()})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._monitor.say(f"evaluation at step {self._step} ({time.perf_counter() - started:.0f} s): {shown}")
-        self._keep_best(metrics.get("kid"))
+        self._keep_best(metrics.get("kid"), state)
 
-    def _keep_best(self, metric: float | None) -> None:
+    def _keep_best(self, metric: float | None, state: dict[str, np.ndarray]) -> None:
         if metric is None:
             return
         folder = self._run.folder("best")
         before = checkpoint.find(folder)
         if not before or before[0].metric is None or metric < before[0].metric:
-            checkpoint.save(folder, self._engine.state(), self._step, metric=metric)
+            checkpoint.save(folder, state, self._step, metric=metric)
             for old in before:
                 if old.step != self._step:
                     checkpoint.remove(old)

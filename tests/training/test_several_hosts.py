@@ -1,0 +1,113 @@
+"""Two processes as two hosts train what one process trains; one of them holds the run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import folder_of_records
+import numpy as np
+import pytest
+
+from tfaclgan.errors import EXIT_PREEMPTED
+from tfaclgan.training import checkpoint
+
+pytestmark = pytest.mark.slow
+
+# The mask bound of ACL-GAN averages over all replicas inside the loss: one more collective in the loop.
+OPTIONS = (
+    "--method=acl_gan", "--image_size=32", "--load_size=32", "--batch_size=2", "--log_every_steps=2",
+    "--sample_every_steps=4", "--checkpoint_every_steps=4", "--steps_per_loop=2", "--augment=flip",
+    "--acl_gan.width=4", "--acl_gan.residual_blocks=1", "--acl_gan.mlp_dim=8", "--acl_gan.discriminator_width=4",
+    "--acl_gan.discriminator_scales=2", "--acl_gan.discriminator_layers=2", "--learning_rate=1e-4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return folder_of_records.write(tmp_path_factory.mktemp("data"), size=32)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(data, run_dir, steps, host=None, ports=(), **environment):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
+    strategy = "cpu"
+    if host is not None:
+        strategy = "multiworker"
+        workers = [f"localhost:{port}" for port in ports]
+        environment["TF_CONFIG"] = json.dumps(
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": host}}
+        )
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfaclgan.main", *OPTIONS, f"--data_dir={data}", f"--run_dir={run_dir}",
+         f"--steps={steps}", f"--strategy={strategy}"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(*processes):
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def pair(data, run_dir, steps):
+    ports = (free_port(), free_port())
+    return [start(data, run_dir, steps, host, ports) for host in (0, 1)]
+
+
+def newest(run_dir):
+    return checkpoint.load_newest(os.path.join(run_dir, "checkpoints"))
+
+
+def test_two_hosts_train_what_one_process_trains_and_go_on_from_its_checkpoint(data, tmp_path):
+    alone, together = str(tmp_path / "alone"), str(tmp_path / "together")
+    codes, outputs = finish(start(data, alone, 8))
+    assert codes == [0], outputs
+    for steps in (4, 8):  # stopped and started again in between
+        codes, outputs = finish(*pair(data, together, steps))
+        assert codes == [0, 0], outputs
+    expected, actual = newest(alone)[1], newest(together)[1]
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        # Adam turns the rounding of vanishing gradients into whole steps of the rate: 8 of 1e-4.
+        np.testing.assert_allclose(actual[name], value, atol=5e-4, rtol=2e-2, err_msg=name)
+    lines = [[json.loads(line) for line in open(os.path.join(path, "metrics.jsonl"))] for path in (alone, together)]
+    losses = [{line["step"]: line["generators/loss"] for line in of if "generators/loss" in line} for of in lines]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_signal_to_one_host_stops_both_with_everything_saved(data, tmp_path):
+    run_dir = str(tmp_path / "run")
+    processes = pair(data, run_dir, 100_000)
+    deadline = time.time() + 200
+    while not os.path.isdir(os.path.join(run_dir, "checkpoints", "step_000000004")) and time.time() < deadline:
+        time.sleep(0.5)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = finish(*processes)
+    assert codes == [EXIT_PREEMPTED, EXIT_PREEMPTED], outputs
+    assert "another host was told to stop: saved at step" in outputs[0]
+    assert newest(run_dir)[0].step >= 4
+
+
+def test_a_host_that_dies_is_reported_in_one_line(data, tmp_path):
+    run_dir = str(tmp_path / "run")
+    processes = pair(data, run_dir, 100_000)
+    deadline = time.time() + 200
+    while not os.path.isdir(os.path.join(run_dir, "checkpoints", "step_000000004")) and time.time() < deadline:
+        time.sleep(0.5)
+    processes[1].kill()
+    processes[1].wait()
+    codes, outputs = finish(processes[0])
+    assert codes == [2], outputs
+    assert "another host no longer answers" in outputs[0]
+    assert "Traceback" not in outputs[0]
