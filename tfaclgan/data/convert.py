@@ -38,7 +38,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from tfaclgan.data import images
+from tfaclgan.data import images, masks
 from tfaclgan.data.files import hash_file, printable, write_atomically, write_table
 from tfaclgan.data.records import (
     MANIFEST_NAME,
@@ -67,6 +67,7 @@ _JOBS_PER_TASK = 8  # a task's results are a few hundred kB: little enough to ho
 class ConvertOptions:
     """How a data folder is written.
 
+    mask: where masks come from (tfaclgan/data/masks.py).
     image: how pictures are stored; its format is "jpeg", "png", or "auto": png for drawn pictures and where every
         source file is of a lossless kind, else jpeg.
     shard_mb: a shard is closed once it holds so many MiB.
@@ -88,6 +89,7 @@ class ConvertOptions:
     resume: bool = False
     name: str = ""
     progress: bool = True
+    mask: masks.MaskOptions = masks.AS_GIVEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,13 @@ def _settled(source: Source, folder: str, options: ConvertOptions) -> ConvertOpt
 
 def _manifest_options(options: ConvertOptions) -> dict[str, Any]:
     """The options that decide the folder's content, as they stand in dataset.json."""
-    return {**dataclasses.asdict(options.image), "shard_mb": float(options.shard_mb), "shards": options.shards}
+    content = {**dataclasses.asdict(options.image), "shard_mb": float(options.shard_mb), "shards": options.shards}
+    if options.mask.kind != "source":
+        mask = dataclasses.asdict(options.mask)
+        if options.mask.segmenter:  # a file's content counts, not its place
+            mask["segmenter"] = hash_file(options.mask.segmenter)
+        content["mask"] = {**mask, "classes": list(options.mask.classes)}
+    return content
 
 
 def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:
@@ -175,7 +183,9 @@ def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ pictures
 
 
-def make_record(loaded: Loaded, job: Job, options: images.ImageOptions) -> Record:
+def make_record(
+    loaded: Loaded, job: Job, options: images.ImageOptions, mask_options: masks.MaskOptions = masks.AS_GIVEN
+) -> Record:
     """The record of a loaded picture.
 
     Raises:
@@ -200,6 +210,9 @@ def make_record(loaded: Loaded, job: Job, options: images.ImageOptions) -> Recor
     fitted = images.fit(image, options)
     lossless = dataclasses.replace(options, format="png")
     target, mask, label_map = sides.values()
+    label_map = None if label_map is None else images.fit_label_map(label_map, options)
+    mask = None if mask is None else images.fit(mask, options)
+    mask = masks.make(mask_options, job.key, image, mask, label_map, options)
     return Record(
         image=images.encode(fitted, options),
         format=options.format,
@@ -209,8 +222,8 @@ def make_record(loaded: Loaded, job: Job, options: images.ImageOptions) -> Recor
         channels=options.channels,
         label=job.label,
         target=b"" if target is None else images.encode(images.fit(target, options), options),
-        mask=b"" if mask is None else images.encode(images.fit(mask, options), lossless),
-        label_map=b"" if label_map is None else images.encode(images.fit_label_map(label_map, options), lossless),
+        mask=b"" if mask is None else images.encode(mask, lossless),
+        label_map=b"" if label_map is None else images.encode(label_map, lossless),
     )
 
 
@@ -226,7 +239,9 @@ def _source_hash(picture: bytes | Image.Image) -> str:
     return hashlib.sha256(picture if isinstance(picture, bytes) else picture.tobytes()).hexdigest()
 
 
-def run_jobs(jobs: list[Job], options: images.ImageOptions) -> list[Outcome]:
+def run_jobs(
+    jobs: list[Job], options: images.ImageOptions, mask_options: masks.MaskOptions = masks.AS_GIVEN
+) -> list[Outcome]:
     """The outcome of each job; in a worker or in this process."""
     outcomes = []
     for job in jobs:
@@ -234,7 +249,7 @@ def run_jobs(jobs: list[Job], options: images.ImageOptions) -> list[Outcome]:
         try:
             loaded = job.load(options.size)
             digest = _source_hash(loaded.image)
-            outcomes.append(Outcome(job.key, make_record(loaded, job, options), sha256=digest))
+            outcomes.append(Outcome(job.key, make_record(loaded, job, options, mask_options), sha256=digest))
         except images.RejectedError as error:
             small = isinstance(error, images.TooSmallError)
             outcomes.append(Outcome(job.key, None, " ".join(str(error).split()), small, digest))
@@ -270,18 +285,18 @@ class _Workers:
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def outcomes(self, jobs: Iterable[Job], options: images.ImageOptions) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Iterable[Job], options: ConvertOptions) -> Iterator[Outcome]:
         jobs = iter(jobs)
         tasks = iter(lambda: list(itertools.islice(jobs, _JOBS_PER_TASK)), [])
         if self._pool is None:
             for task in tasks:
-                yield from run_jobs(task, options)
+                yield from run_jobs(task, options.image, options.mask)
             return
         pending: collections.deque[concurrent.futures.Future[list[Outcome]]] = collections.deque()
         try:
             while True:
                 for task in itertools.islice(tasks, self._window - len(pending)):
-                    pending.append(self._pool.submit(run_jobs, task, options))
+                    pending.append(self._pool.submit(run_jobs, task, options.image, options.mask))
                 if not pending:
                     return
                 yield from pending.popleft().result()
@@ -309,7 +324,7 @@ def _write_shards(source: Source, work: WorkFolder, options: ConvertOptions) -> 
             number, first = work.position(split)
             shard = ShardWriter(work.shard_path(split, number))
             try:
-                outcomes = workers.outcomes(source.jobs(split, first) if first < count else (), options.image)
+                outcomes = workers.outcomes(source.jobs(split, first) if first < count else (), options)
                 for item, outcome in enumerate(outcomes, start=first + 1):
                     progress.update()
                     shard.add(outcome)
