@@ -187,8 +187,8 @@ class _Session:
                 first = False
             else:
                 self._monitor.add_time(report.steps, seconds, report.input_wait_secs)
-            reason = self._reason_to_stop(stop)
-            self._after_loop(reason)
+            self._after_loop(self._reason_to_stop(stop))
+            reason = self._reason_to_stop(stop)  # a signal may have come while samples were drawn
             if reason and self._step < self._total:
                 self._save()
                 self._monitor.say(f"{reason}: saved at step {self._step}; start the same command again to go on")
