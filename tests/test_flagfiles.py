@@ -24,6 +24,8 @@ TINY = [
     "discriminator_width=4",
     "discriminator_scales=1",
     "discriminator_layers=2",
+    "global_layers=5",
+    "local_layers=4",
 ]
 
 

@@ -7,7 +7,6 @@ method's recipe or config, so the paper's value stands in one place only.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -111,6 +110,19 @@ def define() -> None:
         lower_bound=0,
     )
     data(
+        flags.DEFINE_string,
+        "match_histograms",
+        "",
+        "Give one picture of each pair the other's colours: MODE[:PROBABILITY[:RATIO[:FORM]]], see "
+        "docs/augmentation.md. Empty: none.",
+    )
+    data(
+        flags.DEFINE_bool,
+        "blurred_copies",
+        False,
+        "Also read pictures whose edges are blurred, for methods that judge them (--ugatit.blur_loss).",
+    )
+    data(
         flags.DEFINE_integer,
         "cache_mb",
         512,
@@ -181,7 +193,7 @@ def define() -> None:
         flags.DEFINE_integer,
         "lr_decay_start",
         None,
-        "Data iterations at the full rate before --lr_schedule=linear decays; -1: half of --steps.",
+        "Data iterations at the full rate before --lr_schedule=linear decays; -1: half of --steps; --steps: constant.",
         lower_bound=-1,
     )
     training(
@@ -372,11 +384,6 @@ def recipe(method: base.Method, values: flags.FlagValues) -> base.Recipe:
         raise UserError(
             f"--load_size={changed['load_size']}: smaller than the crop's shorter side {min(height, width)}; "
             "raise --load_size or lower --image_size"
-        )
-    if values["lr_decay_start"].value is not None and values.lr_decay_start > (values.steps or math.inf):
-        raise UserError(
-            f"--lr_decay_start={values.lr_decay_start}: after the last of --steps={values.steps}, so the rate would "
-            "never decay; give a smaller one, or -1 for half of the steps"
         )
     return dataclasses.replace(method_recipe(method, method_config(method, values)), **changed)
 
