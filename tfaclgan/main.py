@@ -146,6 +146,8 @@ def _data_options(height: int, width: int, recipe: base.Recipe) -> PipelineOptio
         seed=FLAGS.seed,
         cache_mb=FLAGS.cache_mb,
         parallel_calls=FLAGS.parallel_calls,
+        match_histograms=FLAGS.match_histograms,
+        blurred_copies=FLAGS.blurred_copies,
     )
 
 

@@ -198,7 +198,7 @@ def _interpreter(path: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     else:
         import tensorflow as tf
 
-        Interpreter = tf.lite.Interpreter  # noqa: N806 (to be removed some day; LiteRT is its successor)
+        Interpreter = tf.lite.Interpreter  # to be removed some day; LiteRT is its successor
     interpreter = Interpreter(model_path=path, num_threads=1)  # pictures are spread over processes
     interpreter.allocate_tensors()
     inputs, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()[0]

@@ -13,12 +13,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfaclgan.data import augment, reading, records
+from tfaclgan.data import augment, edges, matching, reading, records
 from tfaclgan.errors import UserError
 
 _DOMAINS = (("a", "trainA"), ("b", "trainB"))
 _MAPS = ("mask", "label_map")
 _COMPANIONS = ("target", *_MAPS)
+_BLURRED = (("blur_a", "trainA"), ("blur_b", "trainB"))
 _ORDER, _AUGMENT = 0, 1  # streams of draws that must not meet
 _SHUFFLE_ROUNDS = 4  # as in tf.random.experimental.index_shuffle
 # Index shuffling walks through at least 2**16 numbers in search of a valid one: up to this count sorting is faster.
@@ -41,6 +42,9 @@ class PipelineOptions:
     deterministic: keep the order even when a later image is ready first.
     companions: what else of a training split's records goes into batches, where the split has it: "mask",
         "label_map" (nearest neighbours, one channel) and "target" (treated as the image itself).
+    match_histograms: one image of each pair takes on the other's colours (tfaclgan/data/matching.py); "": none.
+    blurred_copies: batches also hold "blur_a", "blur_b": other images of the domains, in an order and with
+        augmentation of their own, their edges blurred (tfaclgan/data/edges.py).
     """
 
     height: int
@@ -53,6 +57,8 @@ class PipelineOptions:
     parallel_calls: int = 0
     deterministic: bool = True
     companions: tuple[str, ...] = ("mask",)
+    match_histograms: str = ""
+    blurred_copies: bool = False
 
 
 def training_dataset(
@@ -79,7 +85,8 @@ def training_dataset(
 
     Returns:
         Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int32 [b], "key_a", "key_b": string [b], and
-        per companion "mask_a", "mask_b": uint8 [b, h, w, 1] ...}, b = global_batch / replicas.
+        per companion "mask_a", "mask_b": uint8 [b, h, w, 1] ..., and "blur_a", "blur_b": uint8 [b, h, w, c] if asked
+        for}, b = global_batch / replicas.
 
     Raises:
         UserError: a missing split, a broken index, a batch that the replicas cannot share, a bad spec.
@@ -95,6 +102,13 @@ def training_dataset(
     rows = global_batch // replicas
     rows_per_host = global_batch // hosts
     domains = [_Domain(manifest, split, options, number, name) for number, (name, split) in enumerate(_DOMAINS)]
+    blurred = []
+    if options.blurred_copies:
+        if manifest.channels not in (1, 3):
+            raise UserError(f"--blurred_copies: pictures of {manifest.channels} channels have no edges; drop the flag")
+        alone = dataclasses.replace(options, companions=())
+        blurred = [_Domain(manifest, split, alone, 2 + number, name) for number, (name, split) in enumerate(_BLURRED)]
+    match = matching.parse(options.match_histograms, manifest.channels)
     calls = options.parallel_calls or tf.data.AUTOTUNE
 
     def addresses(first_row: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:
@@ -103,12 +117,23 @@ def training_dataset(
         step, row = local // rows_per_host, local % rows_per_host
         sample = step * global_batch + host * rows_per_host + row
         active = step < options.augment_until_step if options.augment_until_step else None
-        return {domain.name: domain.read(sample, active) for domain in domains}
+        element = {domain.name: domain.read(sample, active) for domain in [*domains, *blurred]}
+        if match:
+            element["match"] = {"draw": _pair_draws(sample, options.seed)}
+            if active is not None:
+                element["match"]["active"] = active
+        return element
 
     def images(element: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        decoded = {domain.name: domain.decode(element[domain.name]) for domain in [*domains, *blurred]}
+        if match:
+            _match_pair(match, decoded["a"], decoded["b"], element["match"])
         result: dict[str, tf.Tensor] = {}
         for domain in domains:
-            result.update(domain.images(element[domain.name]))
+            result.update(domain.images(element[domain.name], decoded[domain.name]))
+        for domain in blurred:
+            picture = {"image": edges.blur_edges(decoded[domain.name]["image"])}
+            result[domain.name] = domain.images(element[domain.name], picture)[domain.name]
         return result
 
     dataset = tf.data.Dataset.range(first_step * rows_per_host, np.iinfo(np.int64).max, _ROWS_PER_READ)
@@ -210,8 +235,14 @@ class _Domain:
         needed = ["image/key", "image/label", *(f"{field}/encoded" for field in self._fields)]
         return {**{name: example[name] for name in needed}, **{f"plan/{name}": value for name, value in drawn.items()}}
 
-    def images(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One sample: the image and its companions, decoded and augmented by the same plan."""
+    def decode(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One sample as stored: the image and its companions, uint8 [h, w, c]."""
+        return {
+            field: _decode(row[f"{field}/encoded"], 1 if field in _MAPS else self._channels) for field in self._fields
+        }
+
+    def images(self, row: dict[str, tf.Tensor], decoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One sample: the decoded image and its companions, augmented by the same plan."""
         height, width = self._options.height, self._options.width
         drawn = {name.removeprefix("plan/"): value for name, value in row.items() if name.startswith("plan/")}
         result = {f"key_{self.name}": row["image/key"], f"label_{self.name}": row["image/label"]}
@@ -219,7 +250,7 @@ class _Domain:
             is_map = field in _MAPS
             channels = 1 if is_map else self._channels
             image = augment.random_image(
-                _decode(row[f"{field}/encoded"], channels),
+                decoded[field],
                 self._augmentation,
                 drawn,
                 height,
@@ -230,6 +261,28 @@ class _Domain:
             image.set_shape([height, width, channels])
             result[self.name if field == "image" else f"{field}_{self.name}"] = image
         return result
+
+
+def _pair_draws(sample: tf.Tensor, seed: int) -> tf.Tensor:
+    """A number in [0, 1) for each sample int64 [n], of a stream that no domain has."""
+    stream = tf.constant(-1 - seed % 2**61, tf.int64)
+    return tf.map_fn(
+        lambda number: tf.random.stateless_uniform([], tf.stack([stream, number]), alg="philox"),
+        sample,
+        fn_output_signature=tf.float32,
+    )
+
+
+def _match_pair(
+    match: matching.Matching, a: dict[str, tf.Tensor], b: dict[str, tf.Tensor], row: dict[str, tf.Tensor]
+) -> None:
+    """Replaces the images of two decoded samples by the matched pair."""
+    pair = a["image"], b["image"]
+
+    def matched() -> tuple[tf.Tensor, tf.Tensor]:
+        return matching.match_pair(match, *pair, row["draw"])
+
+    a["image"], b["image"] = tf.cond(row["active"], matched, lambda: pair) if "active" in row else matched()
 
 
 def record_numbers(sample: tf.Tensor, count: int, seed: int, domain: int) -> tf.Tensor:
