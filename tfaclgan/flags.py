@@ -336,6 +336,12 @@ def define() -> None:
         lower_bound=0,
     )
     use(flags.DEFINE_bool, "save_mask", False, "Also write the focus mask (methods that have one).")
+    use(
+        flags.DEFINE_bool,
+        "save_panels",
+        False,
+        "Also write a strip of all the method shows of a picture (U-GAT-IT: identity, cycle, heatmaps).",
+    )
     use(flags.DEFINE_bool, "save_raw", False, "Also write the generator's picture before blending.")
     use(flags.DEFINE_bool, "stretch", False, "Stretch each result to its full range, as the originals save it.")
     use(flags.DEFINE_bool, "overwrite", False, "Replace translations that are already there.")

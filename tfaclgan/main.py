@@ -234,6 +234,7 @@ def _translate() -> int:
         style_reference=FLAGS.style_reference or None,
         seed=FLAGS.seed,
         save_mask=FLAGS.save_mask,
+        save_panels=FLAGS.save_panels,
         save_raw=FLAGS.save_raw,
         resize=FLAGS.resize,
         overwrite=FLAGS.overwrite,

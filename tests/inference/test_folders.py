@@ -229,7 +229,7 @@ def test_mask_and_raw_are_written(tmp_path, make_negative_run, translate):
     np.testing.assert_array_equal(load(tmp_path / "out" / "a_raw.png"), pixels)
 
 
-@pytest.mark.parametrize("option", ["save_mask", "save_raw"])
+@pytest.mark.parametrize("option", ["save_mask", "save_raw", "save_panels"])
 def test_mask_of_a_method_without_one_is_refused(tmp_path, negative, translate, option):
     save(tmp_path / "in" / "a.png", picture())
     with pytest.raises(UserError, match=option):

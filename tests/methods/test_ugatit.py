@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfaclgan.engine.tensorflow import build_networks
 from tfaclgan.errors import UserError
 from tfaclgan.inference import arrays
+from tfaclgan.inference.folders import translate_folder
 from tfaclgan.inference.translator import Translator
 from tfaclgan.layers.resampling import area_pool
 from tfaclgan.losses import foreground
@@ -353,6 +354,22 @@ def test_panels_and_sheet(networks, outputs):
     images = arrays.to_uint8(BATCH["a"])
     identity = translator.panels(images, "a2b")["identity"]
     np.testing.assert_allclose(identity, arrays.to_uint8(np.asarray(outputs["same_a"].image)), atol=3)
+
+
+def test_strips_of_a_folder(networks, tmp_path):
+    """The bare translation under the input's name, and the strip beside it when it is asked for."""
+    from PIL import Image
+
+    translator = run_of(ugatit.Config(**TINY), networks)
+    photo = np.random.RandomState(0).randint(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo).save(tmp_path / "in" / "me.png")
+    translate_folder(translator, str(tmp_path / "in"), str(tmp_path / "out"), save_panels=True, progress=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["me.png", "me_panels.png"]
+    strip, translation = (np.asarray(Image.open(tmp_path / "out" / name)) for name in ("me_panels.png", "me.png"))
+    assert strip.shape == (9 * SIDE, SIDE, 3)
+    np.testing.assert_array_equal(strip[:SIDE], photo)
+    np.testing.assert_array_equal(strip[4 * SIDE : 5 * SIDE], translation)
 
 
 def test_maps_in_false_colours():

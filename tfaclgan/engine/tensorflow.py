@@ -213,7 +213,8 @@ class Engine:
                 for name, memory in method.memory(config, image_shape).items()
             }
         self._gradient_functions = {phase.name: self._gradient_function(phase) for phase in self.phases}
-        self._iteration = self._compiled_iteration()
+        # AutoGraph has nothing to convert below the training loop; reading it all is a fifth of tracing.
+        self._iteration = tf.autograph.experimental.do_not_convert(self._compiled_iteration())
         self._train = tf.function(self._train_loop)
 
     # -- training -----------------------------------------------------------------------------
@@ -381,6 +382,7 @@ class Engine:
                 averages[f"{name}/{key}"] = tf.Variable(variable.value, trainable=False)
         return averages
 
+    @tf.autograph.experimental.do_not_convert
     def _update_averages(self) -> None:
         if not self.averages:
             return

@@ -74,6 +74,7 @@ class _Job:
     """One picture: its path, its name relative to the input, and the paths of its results.
 
     images, masks, raws: one path for each style; masks and raws are empty if they are not wanted.
+    panels: of the strip of panels, or () if it is not wanted.
     """
 
     path: str
@@ -81,10 +82,11 @@ class _Job:
     images: tuple[str, ...]
     masks: tuple[str, ...]
     raws: tuple[str, ...]
+    panels: tuple[str, ...]
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return (*self.images, *self.masks, *self.raws)
+        return (*self.images, *self.masks, *self.raws, *self.panels)
 
 
 def translate_folder(
@@ -98,6 +100,7 @@ def translate_folder(
     seed: int = 0,
     save_mask: bool = False,
     save_raw: bool = False,
+    save_panels: bool = False,
     resize: int = 0,
     batch: int = 0,
     overwrite: bool = False,
@@ -109,8 +112,8 @@ def translate_folder(
     """Translates a file or a folder (with its sub-folders) into folder `output`.
 
     Names and sub-folders are kept: in/a/b.jpg becomes out/a/b.png; with several styles b_style0.png, b_style1.png
-    ...; masks b_mask.png (grey, white = painted), unblended colours b_raw.png. Where two inputs would get the
-    same name (b.jpg and b.png), both keep their suffix too: b.jpg.png, b.png.png.
+    ...; masks b_mask.png (grey, white = painted), unblended colours b_raw.png, strips b_panels.png. Where two inputs
+    would get the same name (b.jpg and b.png), both keep their suffix too: b.jpg.png, b.png.png.
 
     Args:
         translator: the loaded run.
@@ -123,6 +126,7 @@ def translate_folder(
             style's number only, not on the other pictures of the folder.
         save_mask: write masks too (methods that have them).
         save_raw: write the generator's colours before blending too (methods that have them).
+        save_panels: write the strip of all the method shows of a picture too, from top to bottom.
         resize: shorter side before the translation, pixels; 0: original size.
         batch: pictures of one size in one call of the networks; 0: the translator's.
         overwrite: write again what is there; otherwise a picture with all its results is left alone.
@@ -141,7 +145,9 @@ def translate_folder(
     direction = translator.resolve_direction(direction)
     batch = batch or translator.batch
     _check_options(translator, styles, style_reference, seed, resize, batch, style_scale, format)
-    jobs = _jobs(input, output, styles, save_mask, save_raw, format)
+    if save_panels and not translator.has_panels:
+        raise UserError(f"save_panels: {translator.run.method.title} shows no more than its translation; leave it out")
+    jobs = _jobs(input, output, styles, save_mask, save_raw, save_panels, format)
     reading = source_images.ImageOptions(
         size=resize or 1, channels=translator.channels, min_size=1, max_pixels=_MAX_PIXELS
     )
@@ -223,7 +229,9 @@ def _check_options(
         raise UserError(f"styles {styles} with a style reference: one reference gives one style; give one or the other")
 
 
-def _jobs(input: str, output: str, styles: int, save_mask: bool, save_raw: bool, format: str) -> list[_Job]:
+def _jobs(
+    input: str, output: str, styles: int, save_mask: bool, save_raw: bool, save_panels: bool, format: str
+) -> list[_Job]:
     """One job a picture, in the order of names; no two write the same file, and none writes over an input."""
     if os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"{output}: is a file, but results go into a folder; name a folder")
@@ -239,6 +247,7 @@ def _jobs(input: str, output: str, styles: int, save_mask: bool, save_raw: bool,
             images=tuple(f"{base}{part}{suffix}" for part in parts),
             masks=tuple(f"{base}{part}_mask.png" for part in parts) if save_mask else (),
             raws=tuple(f"{base}{part}_raw{suffix}" for part in parts) if save_raw else (),
+            panels=(f"{base}_panels.png",) if save_panels else (),
         )
 
     whole: set[str] = set()  # names that keep their suffix
@@ -367,6 +376,15 @@ def _translate(
                 yield job.masks[number], finish(2 * translation.mask[i] - 1)
             if job.raws:
                 yield job.raws[number], finish(translation.raw[i])
+    if jobs[0].panels:
+        shown = translator.panels(np.stack([pixels for _, pixels in group]), direction)
+        for i, job in enumerate(jobs):
+            yield job.panels[0], strip([value[i] for value in shown.values()])
+
+
+def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 pictures [h, w, 1 or 3] of one size below each other, [n h, w, 3]."""
+    return np.concatenate([np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures])
 
 
 def _write(path: str, pixels: np.ndarray) -> None:
