@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import tensorflow as tf
 from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.errors import UserError
 from tfaclgan.methods import cyclegan
+from tfaclgan.training.optimizers import LinearDecay
 
+LINEAR = ("lr_decay_steps", "lr_decay_start")
 TINY = {"width": 2, "residual_blocks": 1, "discriminator_width": 2, "discriminator_layers": 2, "pool_size": 2}
 
 
@@ -65,3 +69,15 @@ def test_the_smallest_size_is_the_smallest():
 def test_what_cannot_be_is_a_user_error(options, shape, message):
     with pytest.raises(UserError, match=message):
         cyclegan.check(cyclegan.Config(**options), shape)
+
+
+def test_the_flagfiles_rate_is_the_official_staircase():
+    """The code's factor in epoch e, counted from 0, with 100 + 100 epochs: 1 - max(0, e + 1 - 100) / 101."""
+    text = (pathlib.Path(__file__).parents[2] / "configs" / "cyclegan_horse2zebra.flags").read_text()
+    steps, stair, start = (int(re.search(rf"^--{n}=(\d+)$", text, re.M)[1]) for n in ("steps", *LINEAR))
+    rate = LinearDecay(2e-4, steps, start, stair)
+    for epoch in (0, 98, 99, 100, 101, 150, 199):
+        expected = 2e-4 * (1 - max(0, epoch + 1 - 100) / 101)
+        for step in (epoch * stair, epoch * stair + stair - 1):
+            assert float(rate(step)) == pytest.approx(expected, rel=1e-6)
+    assert steps == 200 * stair
