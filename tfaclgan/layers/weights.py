@@ -96,8 +96,14 @@ class _SpectralLayer(keras.layers.Layer):
         v = ops.stop_gradient(ops.convert_to_tensor(self.v))
         return ops.sum(ops.matmul(v, self._matrix()) * u)
 
+    def _finished(self, result: Tensor) -> Tensor:
+        """Divided by sigma, with the bias: dividing the kernel is the same, but for deep layers it is the larger."""
+        if self.spectral:
+            result = result * ops.cast(1 / self.sigma(), result.dtype)
+        return result if self.bias is None else result + ops.cast(self.bias, result.dtype)
+
     def used_kernel(self) -> Tensor:
-        """The kernel that `call` uses, in the dtype of the weights."""
+        """The kernel that `call` stands for, in the dtype of the weights."""
         kernel = ops.convert_to_tensor(self.kernel)
         return kernel / self.sigma() if self.spectral else kernel
 
@@ -148,9 +154,9 @@ class SpectralConv2D(_SpectralLayer):
         self._add_weights((self.kernel_size, self.kernel_size, input_shape[-1], self.filters))
 
     def call(self, images: Tensor) -> Tensor:
-        kernel = ops.cast(self.used_kernel(), images.dtype)
+        kernel = ops.cast(ops.convert_to_tensor(self.kernel), images.dtype)
         result = ops.conv(images, kernel, strides=self.strides, padding="valid")
-        return result if self.bias is None else result + ops.cast(self.bias, result.dtype)
+        return self._finished(result)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         batch, height, width, _ = input_shape
@@ -199,8 +205,7 @@ class SpectralDense(_SpectralLayer):
         self._add_weights((input_shape[-1], self.units))
 
     def call(self, values: Tensor) -> Tensor:
-        result = ops.matmul(values, ops.cast(self.used_kernel(), values.dtype))
-        return result if self.bias is None else result + ops.cast(self.bias, result.dtype)
+        return self._finished(ops.matmul(values, ops.cast(ops.convert_to_tensor(self.kernel), values.dtype)))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:-1], self.units)
