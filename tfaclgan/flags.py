@@ -17,7 +17,7 @@ from absl import flags
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
-MODES = ("train", "evaluate", "translate")
+MODES = ("train", "evaluate", "translate", "tpu_check")
 RECIPE_FIELDS = tuple(
     field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size")
 )
@@ -47,7 +47,8 @@ def define() -> None:
         flags.DEFINE_enum,
         "mode",
         "train",
-        "What to do with the run: train it, judge it on the test split, or translate pictures.",
+        "What to do: train the run, judge it on the test split, translate pictures, or compile the training step for a "
+        "TPU that is not there (docs/tpu.md).",
         MODES,
     )
     what(
@@ -244,6 +245,11 @@ def define() -> None:
         "Data iterations a compiled call (rounded up to the schedule's period).",
         lower_bound=1,
     )
+
+    check = _group("--mode=tpu_check")
+    check(flags.DEFINE_enum, "tpu_type", "v5e", "Chip to compile for.", ("v4", "v5e", "v5p", "v6e"))
+    check(flags.DEFINE_integer, "tpu_cores", 8, "Replicas that share --batch_size.", lower_bound=1)
+    check(flags.DEFINE_bool, "find_batch", False, "Search the largest batch a core that fits; minutes a try.")
 
     log = _group("Logs and checkpoints (in data iterations, rounded up to whole loops)")
     log(

@@ -46,11 +46,20 @@ def _run(argv: list[str]) -> int:
         )
     _check_flags()
     _import_tensorflow()
-    return {"train": _train, "evaluate": _evaluate, "translate": _translate}[FLAGS.mode]()
+    modes = {"train": _train, "evaluate": _evaluate, "translate": _translate, "tpu_check": _tpu_check}
+    return modes[FLAGS.mode]()
 
 
 def _check_flags() -> None:
     """What can be refused without TensorFlow is refused at once."""
+    if FLAGS.mode == "tpu_check":
+        recipe = tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
+        if recipe.batch_size % FLAGS.tpu_cores:
+            raise UserError(
+                f"--batch_size={recipe.batch_size}: cannot be shared out over {FLAGS.tpu_cores} cores; "
+                f"use a multiple of {FLAGS.tpu_cores}, or another --tpu_cores"
+            )
+        return
     if FLAGS.mode == "train":
         tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
         _profile_window()
@@ -171,6 +180,31 @@ def _profile_window() -> tuple[int, int] | None:
     if not 0 <= first <= last:
         raise UserError(f"--profile_steps={text}: FIRST must not be negative nor above LAST; write for example 10,15")
     return first, last
+
+
+# -- tpu_check --------------------------------------------------------------------------------
+
+
+def _tpu_check() -> int:
+    from tfaclgan.engine import tpu_compiler
+
+    tpu_compiler.prepare(tpu_compiler.CHIPS[FLAGS.tpu_type])
+    from tfaclgan.training import loop, rundir, tpu_check
+
+    method = base.get(FLAGS.method)
+    config, recipe = tfaclgan_flags.method_config(method, FLAGS), tfaclgan_flags.recipe(method, FLAGS)
+    height, width = tfaclgan_flags.image_size(method, FLAGS)
+    # The data need not be there: a missing folder means colour pictures.
+    there = FLAGS.data_dir and os.path.exists(os.path.join(FLAGS.data_dir, "dataset.json"))
+    image_shape = (height, width, _manifest(FLAGS.data_dir).channels if there else 3)
+    method.check(config, image_shape)
+    run = rundir.Run(_run_dir(), method, config, image_shape, {})
+    settings = loop.Settings(recipe, _data_options(height, width, recipe), seed=FLAGS.seed, dtype=FLAGS.dtype)
+    per_core = recipe.batch_size // FLAGS.tpu_cores
+    look = tpu_check.largest_batch if FLAGS.find_batch else tpu_check.check
+    found = look(run, settings, FLAGS.tpu_type, FLAGS.tpu_cores, per_core)
+    print(tpu_check.describe(run, settings, found))
+    return errors.EXIT_OK if found.fits else errors.EXIT_USER_ERROR
 
 
 # -- evaluate and translate -------------------------------------------------------------------

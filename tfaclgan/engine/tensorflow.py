@@ -304,6 +304,12 @@ class Engine:
             rows.append(row)
         return tf.stack(rows)
 
+    def replica_iteration(self, batch: dict[str, tf.Tensor], offset: int) -> tf.Tensor:
+        """Everything one replica does in data iteration `offset` of the period but count it; for compilers."""
+        values = self._replica_iteration(batch, self.step.read_value(), offset)
+        self._update_averages()
+        return values
+
     def _power_step(self, phase: Phase) -> None:
         for name in phase.power_step:
             for layer in self.networks[name]._flatten_layers():

@@ -1,0 +1,166 @@
+"""What the TPU check asks of TensorFlow and of the compiler's answers; the compiler itself runs in `make test-all`."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import importlib.util
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from toy import TOY, Config
+
+from tfaclgan.engine import tpu_compiler
+from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.errors import UserError
+from tfaclgan.methods.base import Loss
+from tfaclgan.training import loop, rundir, tpu_check
+from tfaclgan.training.tpu_check import Check, Iteration
+
+GIB = 2**30
+HLO = """
+ENTRY %main (a: f32[8,32,32,3], w: f32[4,4,3,64]) -> f32[8,16,16,64] {
+  %a = bf16[8,32,32,3]{3,2,1,0} parameter(0)
+  %w = bf16[4,4,3,64]{3,2,1,0} parameter(1)
+  %c = bf16[8,16,16,64]{3,2,1,0} convolution(%a, %w), window={size=4x4 stride=2x2}, dim_labels=b01f_01io->b01f
+  ROOT %d = f32[8,10]{1,0} convolution(bf16[8,128]{1,0} %x, bf16[128,10]{1,0} %y), dim_labels=bf_io->bf
+}
+"""
+
+
+def engine(method=TOY, **recipe):
+    return Engine(
+        method,
+        Config(),
+        image_shape=(16, 16, 3),
+        recipe=dataclasses.replace(TOY.recipe, ema_decay=0.9, **recipe),
+        xla="on",
+    )
+
+
+def test_matrix_work_counts_convolutions_as_they_are_and_padded():
+    convolution = 2 * (8 * 16 * 16) * (4 * 4)
+    product = 2 * 8
+    useful, padded = tpu_compiler.matrix_work(HLO, 128)
+    assert useful == convolution * 3 * 64 + product * 128 * 10
+    assert padded == convolution * 128 * 128 + product * 128 * 128
+
+
+def test_the_hlo_of_a_step_holds_all_phases_and_the_average():
+    subject = engine()
+    both, critic_only = tpu_compiler.step_hlo(subject, 0), tpu_compiler.step_hlo(subject, 1)
+    assert b"generator" in both
+    assert len(both) > 1.2 * len(critic_only)  # the generator is due every other data iteration
+    before = subject.state()
+    assert all(np.array_equal(before[name], value) for name, value in subject.state().items())
+    assert int(subject.step) == 0  # lowered, not run
+
+
+def test_an_op_without_a_tpu_kernel_is_named():
+    def loss(nets, batch, context, config):
+        return Loss({"x": tf.reduce_mean(nets["critic"](tf.raw_ops.ResizeBicubic(images=batch["a"], size=[16, 16])))})
+
+    phases = tuple(dataclasses.replace(p, loss=loss) for p in TOY.phases(Config())[:1])
+    with pytest.raises(UserError, match=r"op ResizeBicubic .* has no TPU kernel"):
+        tpu_compiler.step_hlo(engine(dataclasses.replace(TOY, phases=lambda config: phases)), 0)
+
+
+def test_the_memory_that_was_asked_for_is_read_from_the_compiler_s_words():
+    words = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 22.50G of 15.75G hbm. Exceeded hbm capacity by"
+    )
+    assert tpu_compiler._memory_asked_for(words) == 22.5 * GIB
+    assert tpu_compiler._memory_asked_for("INVALID_ARGUMENT: no such op") is None
+
+
+def test_a_missing_compiler_is_one_line(monkeypatch):
+    true_import = builtins.__import__
+
+    def without(name, *arguments, **keywords):
+        if name in ("jax", "libtpu"):
+            raise ImportError(f"No module named '{name}'")
+        return true_import(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"needs JAX and libtpu .*pip install"):
+        tpu_compiler.prepare(tpu_compiler.CHIPS["v5e"])
+
+
+def test_gradients_of_due_phases_are_counted():
+    subject = engine()
+    chip = tpu_compiler.CHIPS["v5e"]
+    sizes = {
+        name: sum(4 * int(np.prod(v.shape)) for v in m.trainable_variables) for name, m in subject.networks.items()
+    }
+    size, seconds = tpu_compiler.all_reduce_seconds(subject, 1, 8, chip)
+    assert size == sizes["critic"]
+    assert seconds == pytest.approx(2 * 7 / 8 * size / chip.link_bandwidth)
+    assert tpu_compiler.all_reduce_seconds(subject, 0, 8, chip)[0] == sizes["critic"] + sizes["generator"]
+
+
+# -- the report and the search, on answers made up here ---------------------------------------------
+
+
+def made_up(per_core, gib_per_image=1.0, tpu_type="v5e"):
+    """A step that takes 1 GiB and `gib_per_image` an image, and 1 ms of operations an image."""
+    needed = (1 + gib_per_image * per_core) * GIB
+    fits = needed <= tpu_compiler.CHIPS[tpu_type].hbm_bytes
+    compiled = tpu_compiler.Compiled(
+        fits, needed, 3.0, GIB, needed - GIB, 0.0, per_core * 197e9, per_core * 81.9e6, 50.0, 200.0
+    )
+    every = Iteration(("critic",), 1, 1, compiled, 0.0, 0.0)
+    both = Iteration(("critic", "generator"), 0, 1, dataclasses.replace(compiled, flops=3 * compiled.flops), 0.0, 0.002)
+    return Check(tpu_type, 8, per_core, 2, (both, every))
+
+
+def run_and_settings():
+    run = rundir.Run("runs/toy", TOY, Config(), (16, 16, 3), {})
+    return run, loop.Settings(TOY.recipe, None)
+
+
+def test_the_report_says_what_bounds_the_step(monkeypatch):
+    monkeypatch.setattr(tpu_compiler, "versions", lambda: "libtpu 0")
+    found = made_up(4)
+    assert found.fits
+    # (3 ms x 4 + 2 ms of sums + 1 ms x 4) / 2 data iterations
+    assert found.seconds == pytest.approx(0.009)
+    assert found.images_per_second == pytest.approx(32 / 0.009)
+    text = tpu_check.describe(*run_and_settings(), found)
+    assert "critic + generator (1 of 2 data iterations)" in text
+    assert "5.00 of 16 GiB" in text
+    assert "bound by operations" in text
+    assert "75% of the matrix unit's work" in text
+    assert "at most 3556 images" in text
+    assert "DOES NOT FIT" in tpu_check.describe(*run_and_settings(), made_up(40))
+
+
+@pytest.mark.parametrize(("gib", "start", "expected"), [(1.0, 2, 8), (0.1, 1, 144), (3.0, 8, 5), (5.0, 64, 3)])
+def test_the_largest_batch_is_found(monkeypatch, gib, start, expected):
+    """15 GiB are left for images; from 8 a core on only multiples of 8 are tried."""
+    tried = []
+
+    def check(run, settings, tpu_type, replicas, per_core):
+        tried.append(per_core)
+        return made_up(per_core, gib)
+
+    monkeypatch.setattr(tpu_check, "check", check)
+    assert tpu_check.largest_batch(*run_and_settings(), "v5e", 8, start).per_core == expected
+    assert len(tried) == len(set(tried)) <= 16
+
+
+def test_a_step_that_never_fits_is_refused(monkeypatch):
+    monkeypatch.setattr(tpu_check, "check", lambda run, settings, tpu_type, replicas, n: made_up(n, 99.0))
+    with pytest.raises(UserError, match="not even one image a core fits"):
+        tpu_check.largest_batch(*run_and_settings(), "v5e", 8, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
+def test_the_compiler_takes_the_toy_step():
+    chip = tpu_compiler.CHIPS["v5e"]
+    tpu_compiler.prepare(chip)
+    compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine(), 0), chip)
+    assert compiled.fits
+    assert compiled.flops > 0
+    assert 0 < compiled.useful_flops < compiled.padded_flops

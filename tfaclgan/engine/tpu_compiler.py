@@ -1,0 +1,275 @@
+"""Compiles a training step with the real TPU compiler on a machine without a TPU.
+
+libtpu can compile for a chip it does not see. The step's HLO is taken from TensorFlow, as it lowers it for the host,
+turned into MLIR, and given to libtpu through JAX's compile-only client. Needs the extra `tpu_check` (JAX and the newest
+libtpu) beside a CPU or GPU TensorFlow; `tensorflow-tpu` pins an older libtpu and is not needed.
+
+What this can say: whether the program compiles, its memory on a core, its operations and memory traffic. What it
+cannot: sums over replicas, which TensorFlow's TPU path adds when it sees the devices (see `all_reduce_seconds` for
+their size), the input pipeline, and how close to its bounds a chip comes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip's published figures (cloud.google.com/tpu/docs), for the core that one replica uses.
+
+    topology: a small slice that libtpu knows by name.
+    hbm_bytes: memory; flops: peak bfloat16 operations a second; bandwidth: bytes a second to that memory.
+    link_bandwidth: bytes a second between chips, all links of a chip together.
+    lanes: side of the matrix unit; feature dimensions are padded to it.
+    cores: replicas a chip has (v4 and v5p join their two cores into one).
+    """
+
+    topology: str
+    accelerator: str
+    hbm_bytes: float
+    flops: float
+    bandwidth: float
+    link_bandwidth: float
+    lanes: int = 128
+
+
+CHIPS = {
+    "v4": Chip("v4:2x2x1", "v4-8", 32 * 2**30, 275e12, 1228e9, 300e9),
+    "v5e": Chip("v5e:2x2", "v5litepod-4", 16 * 2**30, 197e12, 819e9, 200e9),
+    "v5p": Chip("v5p:2x2x1", "v5p-8", 95 * 2**30, 459e12, 2765e9, 600e9),
+    "v6e": Chip("v6e:2x2", "v6e-4", 32 * 2**30, 918e12, 1638e9, 448e9, lanes=256),
+}
+
+# Ops without a TPU kernel, or whose kernel leaves the compiled program: XLA for the host takes some of them.
+WITHOUT_TPU_KERNEL = frozenset({
+    "ImageProjectiveTransformV2", "ImageProjectiveTransformV3", "ScaleAndTranslate", "ResizeBicubic", "ResizeArea",
+    "CropAndResize", "PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Print", "WriteScalarSummary",
+    "WriteImageSummary", "WriteSummary", "RandomStandardNormal", "RandomUniform", "TruncatedNormal", "Unique",
+    "UniqueV2", "Where", "HistogramFixedWidth", "ResizeNearestNeighbor",
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says about one program on one core.
+
+    fits: False if it ran out of memory; then only `needed_bytes` and `seconds` are known.
+    argument_bytes, temporary_bytes, code_bytes: memory it takes (weights and optimiser slots are arguments).
+    needed_bytes: all of them together.
+    flops, traffic_bytes: the compiler's count of operations and of memory traffic.
+    useful_flops, padded_flops: of convolutions and matrix products, as they are and with feature dimensions filled up
+        to the matrix unit's side: an estimate, the compiler may lay other dimensions on it.
+    seconds: compiling took.
+    """
+
+    fits: bool
+    needed_bytes: float
+    seconds: float
+    argument_bytes: float = 0.0
+    temporary_bytes: float = 0.0
+    code_bytes: float = 0.0
+    flops: float = 0.0
+    traffic_bytes: float = 0.0
+    useful_flops: float = 0.0
+    padded_flops: float = 0.0
+
+    def bounds(self, chip: Chip) -> tuple[float, float]:
+        """Seconds the chip needs at least for the operations and for the memory traffic."""
+        return self.flops / chip.flops, self.traffic_bytes / chip.bandwidth
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the matrix unit's work that is padding, 0 to 1."""
+        return 1 - self.useful_flops / self.padded_flops if self.padded_flops else 0.0
+
+
+def prepare(chip: Chip) -> None:
+    """Imports the compiler for `chip`; UserError if the extra is not installed. Call before anything imports JAX."""
+    os.environ.update(
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_ACCELERATOR_TYPE=chip.accelerator,
+        TPU_WORKER_HOSTNAMES="localhost",
+        TPU_WORKER_ID="0",
+        JAX_PLATFORMS="cpu",
+    )
+    try:
+        import jax  # noqa: F401
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--mode=tpu_check needs JAX and libtpu ({error}); "
+            'run `pip install ".[tpu_check]"` in the repository, in an environment without tensorflow-tpu'
+        ) from error
+
+
+def versions() -> str:
+    """The compiler's parts, for a report."""
+    from importlib import metadata
+
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("libtpu", "jaxlib"))
+
+
+def step_hlo(engine: Engine, offset: int) -> bytes:
+    """Serialized HLO of one replica's data iteration `offset` of the schedule's period, averages included.
+
+    Raises:
+        UserError: an op of the step cannot be compiled; names it and the line of this package it comes from.
+    """
+    height, width, channels = engine.image_shape
+    image = tf.zeros((engine.recipe.batch_size, height, width, channels), tf.uint8)
+
+    @tf.function(jit_compile=True)
+    def iteration(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        values = engine.replica_iteration({"a": a, "b": b}, offset)
+        engine.step.assign_add(1)
+        return values
+
+    graph = iteration.get_concrete_function(image, image).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    for node in nodes:
+        if node.op in WITHOUT_TPU_KERNEL:
+            raise UserError(f"op {node.op} ({node.name}) has no TPU kernel; replace it in the method or its layers")
+    try:
+        return iteration.experimental_get_compiler_ir(image, image)(stage="hlo_serialized")
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"the step cannot be compiled: {_culprit(str(error))}") from error
+
+
+def compile_hlo(hlo: bytes, chip: Chip) -> Compiled:
+    """Compiles HLO for one core of `chip`.
+
+    Raises:
+        UserError: the TPU compiler refuses an operation; names it.
+    """
+    import numpy as np
+    from jax._src import compiler
+    from jax._src.interpreters import mlir
+    from jax._src.lib import _jax, xla_client
+    from jax._src.lib.mlir import ir
+    from jax.experimental import topologies
+
+    device = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology).devices[0]
+    text = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
+    options = compiler.get_compile_options(num_replicas=1, num_partitions=1, device_assignment=np.array([[0]]))
+    started = time.perf_counter()
+    with mlir.make_ir_context():
+        module = ir.Module.parse(text)
+        _drop_copies(module.operation)
+        try:
+            executable = device.client.compile(
+                module, executable_devices=_jax.DeviceList((device,)), compile_options=options
+            )
+        except Exception as error:  # the compiler's exception types differ between versions; its words do not
+            needed = _memory_asked_for(str(error))
+            if needed is None:
+                raise UserError(f"the TPU compiler refuses the step: {_culprit(str(error))}") from error
+            return Compiled(False, needed, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
+    useful, padded = matrix_work(executable.hlo_modules()[0].to_string(), chip.lanes)
+    argument, code = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
+    extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Compiled(
+        True,
+        argument + memory.temp_size_in_bytes + code + extra,
+        seconds,
+        argument,
+        memory.temp_size_in_bytes,
+        code,
+        cost["flops"],
+        cost["bytes accessed"],
+        useful,
+        padded,
+    )
+
+
+def all_reduce_seconds(engine: Engine, offset: int, replicas: int, chip: Chip) -> tuple[float, float]:
+    """Bytes of gradients that data iteration `offset` sums over replicas, and seconds at the links' full rate.
+
+    A ring moves 2 (n - 1) / n of the bytes through each chip's links; an estimate that is not in the compiled step.
+    """
+    due = [phase for phase in engine.phases if offset % phase.every == 0]
+    size = sum(
+        4.0 * math.prod(v.shape) for p in due for n in p.networks for v in engine.networks[n].trainable_variables
+    )
+    return size, 2 * (replicas - 1) / replicas * size / chip.link_bandwidth
+
+
+_SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+_CONVOLUTION = re.compile(r"= \w+\[([\d,]*)\]\S* convolution\(([^)]*)\).*?dim_labels=(\w+)_(\w+)->(\w+)")
+_OPERAND = re.compile(r"%?([\w.-]+)\s*$")
+_DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]")
+
+
+def matrix_work(hlo_text: str, lanes: int) -> tuple[float, float]:
+    """Operations of all convolutions (TPUs run matrix products as such) in optimised HLO, as they are and padded.
+
+    Padded: both feature dimensions rounded up to `lanes`. Grouped and strided forms count as XLA writes them.
+    """
+    shapes: dict[str, list[int]] = {}
+    useful = padded = 0.0
+    for line in hlo_text.splitlines():
+        defined = _DEFINITION.match(line)
+        if defined:
+            shapes[defined[1]] = [int(d) for d in defined[2].split(",") if d]
+        found = _CONVOLUTION.search(line)
+        if not found:
+            continue
+        output = [int(d) for d in found[1].split(",") if d]
+        operands = [_OPERAND.search(part.strip()) for part in found[2].split(", ")]
+        kernel = shapes.get(operands[1][1]) if len(operands) > 1 and operands[1] else None
+        inline = _SHAPE.findall(found[2])
+        if len(inline) > 1:
+            kernel = [int(d) for d in inline[1].split(",") if d]
+        if kernel is None or len(kernel) != len(found[4]):
+            continue
+        size = dict(zip(found[4], kernel, strict=True))
+        taps = math.prod(n for label, n in size.items() if label not in "io")
+        places = math.prod(n for label, n in zip(found[5], output, strict=True) if label != "f")
+        useful += 2.0 * places * taps * size["i"] * size["o"]
+        padded += 2.0 * places * taps * _round_up(size["i"], lanes) * _round_up(size["o"], lanes)
+    return useful, padded
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _drop_copies(operation: Any) -> None:
+    """`mhlo.copy` has no StableHLO form; it is the identity."""
+    for region in operation.regions:
+        for block in region:
+            for op in list(block.operations):
+                _drop_copies(op.operation)
+                if op.operation.name == "mhlo.copy":
+                    op.operation.results[0].replace_all_uses_with(op.operation.operands[0])
+                    op.operation.erase()
+
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
+
+
+def _memory_asked_for(message: str) -> float | None:
+    """Bytes in "Ran out of memory in memory space hbm. Used 22.11G of 15.75G hbm", None in other messages."""
+    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]?", message)
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+def _culprit(message: str) -> str:
+    """The op and the line of this package in a compiler's message, in one line."""
+    places = re.findall(r'File "([^"]*tfaclgan/[^"]*)", line (\d+)', message)
+    place = f" ({os.path.relpath(places[-1][0])}:{places[-1][1]})" if places else ""
+    op_name = re.search(r'op_name="([^"]*)"', message)
+    named = f" in {op_name[1]}" if op_name else ""
+    return " ".join(message.split())[:300] + named + place

@@ -1,0 +1,170 @@
+"""`--mode=tpu_check`: what a run would be on a Cloud TPU, from the TPU's own compiler, without a TPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import tensorflow as tf
+
+from tfaclgan.engine import tpu_compiler
+from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.engine.tpu_compiler import CHIPS, Chip, Compiled
+from tfaclgan.errors import UserError
+from tfaclgan.training.loop import Settings
+from tfaclgan.training.rundir import Run
+
+_MIB, _GIB = 2**20, 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """One kind of data iteration in the schedule's period.
+
+    phases: those that are due; count: how many of the period's data iterations are of this kind.
+    """
+
+    phases: tuple[str, ...]
+    offset: int
+    count: int
+    compiled: Compiled
+    gradient_bytes: float
+    reduce_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A step compiled for one core of a chip, by kind of data iteration."""
+
+    tpu_type: str
+    replicas: int
+    per_core: int
+    period: int
+    iterations: tuple[Iteration, ...]
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.tpu_type]
+
+    @property
+    def fits(self) -> bool:
+        return all(i.compiled.fits and i.compiled.needed_bytes <= self.chip.hbm_bytes for i in self.iterations)
+
+    @property
+    def seconds(self) -> float:
+        """The least a data iteration can take, mean over the period, sums over replicas included."""
+        each = (i.count * (max(i.compiled.bounds(self.chip)) + i.reduce_seconds) for i in self.iterations)
+        return sum(each) / self.period
+
+    @property
+    def images_per_second(self) -> float:
+        """The most images of each domain a second all replicas together can train on."""
+        return self.per_core * self.replicas / self.seconds
+
+
+def check(run: Run, settings: Settings, tpu_type: str, replicas: int, per_core: int) -> Check:
+    """Compiles every kind of data iteration at `per_core` images of each domain on a core.
+
+    Raises:
+        UserError: the extra is missing, or the step cannot be compiled.
+    """
+    chip = CHIPS[tpu_type]
+    engine = _engine(run, settings, per_core)
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for offset in range(engine.period):
+        due = tuple(phase.name for phase in engine.phases if offset % phase.every == 0)
+        kinds.setdefault(due, []).append(offset)
+    iterations = []
+    for phases, offsets in kinds.items():
+        print(f"tfaclgan: compiling {' + '.join(phases)} for {tpu_type}, {per_core} a core ...", file=sys.stderr)
+        compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine, offsets[0]), chip)
+        reduced = tpu_compiler.all_reduce_seconds(engine, offsets[0], replicas, chip)
+        iterations.append(Iteration(phases, offsets[0], len(offsets), compiled, *reduced))
+        if not compiled.fits:
+            break
+    return Check(tpu_type, replicas, per_core, engine.period, tuple(iterations))
+
+
+def largest_batch(run: Run, settings: Settings, tpu_type: str, replicas: int, start: int) -> Check:
+    """The check with the most images a core (a multiple of 8 from 8 on) that fits, by doubling and halving the gap."""
+    fitting, too_many, tried = None, 0, start
+    while too_many == 0 or too_many - (fitting.per_core if fitting else 0) > _grain(tried):
+        found = check(run, settings, tpu_type, replicas, tried)
+        if found.fits:
+            fitting = found
+        else:
+            too_many = tried
+        low = fitting.per_core if fitting else 0
+        middle = 2 * tried if not too_many else (low + too_many) // 2
+        tried = max(1, middle if middle < 8 else middle // 8 * 8)
+        if tried in (low, too_many):
+            break
+    if fitting is None:
+        raise UserError(
+            f"--tpu_type={tpu_type}: not even one image a core fits; use a smaller --image_size or narrower networks"
+        )
+    return fitting
+
+
+def _grain(batch: int) -> int:
+    return 8 if batch >= 8 else 1
+
+
+def _engine(run: Run, settings: Settings, per_core: int) -> Engine:
+    tf.keras.backend.clear_session()
+    return Engine(
+        run.method,
+        run.config,
+        image_shape=run.image_shape,
+        recipe=dataclasses.replace(settings.recipe, batch_size=per_core),
+        seed=settings.seed,
+        dtype=settings.dtype,
+        xla="on",
+    )
+
+
+def describe(run: Run, settings: Settings, found: Check) -> str:
+    """The report."""
+    height, width, channels = run.image_shape
+    lines = [
+        f"{run.method.title}, {height}x{width}x{channels}, {settings.dtype}, batch {found.per_core * found.replicas} a "
+        f"domain over {found.replicas} cores of {found.tpu_type}: {found.per_core} a core",
+        f"Compiled with {tpu_compiler.versions()} from TensorFlow {tf.__version__}; no TPU was used.",
+        "",
+    ]
+    for iteration in found.iterations:
+        lines += _of_iteration(found, iteration)
+    if not found.fits:
+        return "\n".join([*lines, "DOES NOT FIT; use a smaller --batch_size, or --find_batch to search."])
+    lines += [
+        f"A data iteration takes at least {1e3 * found.seconds:.1f} ms (mean over the schedule's {found.period}), so "
+        f"at most {found.images_per_second:.0f} images of each domain a second.",
+        "Not compiled here: sums of gradients over replicas (their size over the links' full rate is in the bound, as "
+        "if nothing overlapped), the input pipeline, evaluation. Real chips reach a part of such bounds.",
+    ]
+    return "\n".join(lines)
+
+
+def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
+    chip, compiled = found.chip, iteration.compiled
+    lines = [f"{' + '.join(iteration.phases)} ({iteration.count} of {found.period} data iterations)"]
+    memory = f"{compiled.needed_bytes / _GIB:.2f} of {chip.hbm_bytes / _GIB:.0f} GiB"
+    if not compiled.fits:
+        return [*lines, f"  memory        {memory}: does not fit", ""]
+    compute, traffic = compiled.bounds(chip)
+    bound = "operations" if compute >= traffic else "memory traffic"
+    return [
+        *lines,
+        f"  compiles      in {compiled.seconds:.0f} s, {compiled.code_bytes / _MIB:.0f} MiB of code",
+        f"  memory        {memory}: arguments {compiled.argument_bytes / _GIB:.2f}, "
+        f"temporaries {compiled.temporary_bytes / _GIB:.2f}",
+        f"  work          {compiled.flops / 1e12:.3f} TFLOP, {compiled.traffic_bytes / 1e9:.2f} GB, "
+        f"{compiled.flops / max(1.0, compiled.traffic_bytes):.0f} FLOP a byte "
+        f"(the chip balances at {chip.flops / chip.bandwidth:.0f})",
+        f"  at least      {1e3 * max(compute, traffic):.1f} ms, bound by {bound} "
+        f"(operations {1e3 * compute:.1f}, traffic {1e3 * traffic:.1f})",
+        f"  padding       {compiled.padding_share:.0%} of the matrix unit's work, estimated from feature dimensions",
+        f"  gradients     {iteration.gradient_bytes / _MIB:.0f} MiB summed over {found.replicas} replicas, "
+        f"{1e3 * iteration.reduce_seconds:.1f} ms at the links' rate",
+        "",
+    ]
