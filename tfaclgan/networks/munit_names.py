@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfaclgan.errors import UserError
+from tfaclgan.networks import weight_names
 from tfaclgan.networks.munit_sizes import STYLE_DOWNSAMPLES
 
 if TYPE_CHECKING:
     import keras
 
 # The official AdaIN layers carry running statistics that nothing reads.
-UNUSED = (".running_mean", ".running_var")
+UNUSED = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 def generator_names(downsamples: int, residual_blocks: int) -> dict[str, str]:
@@ -65,8 +65,8 @@ def _affine(official: str, ours: str) -> dict[str, str]:
 
 def to_keras(value: np.ndarray) -> np.ndarray:
     """A PyTorch tensor with its axes in Keras' order."""
-    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[value.ndim]
-    return np.transpose(value, axes)
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
+    return np.transpose(value, axes) if axes else value
 
 
 def assign(network: keras.Model, state: Mapping[str, np.ndarray], names: Mapping[str, str], source: str) -> None:
@@ -85,23 +85,11 @@ def assign(network: keras.Model, state: Mapping[str, np.ndarray], names: Mapping
     if set(variables) != set(names.values()):
         raise ValueError(f"{network.name}: the names are of another architecture")
     state = {name: value for name, value in state.items() if not name.endswith(UNUSED)}
-    missing, extra = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
-    if missing or extra:
-        first = f"{missing[0]} is missing" if missing else f"{extra[0]} is not expected"
-        raise UserError(
-            f"{source}: does not fit {network.name}: {len(missing)} weights missing, {len(extra)} left over "
-            f"({first}); give the sizes (width, downsamples, residual_blocks ...) the weights were trained with"
-        )
+    weight_names.check_names(source, network.name, names.keys() - state.keys(), state.keys() - names.keys())
     values = {}
     for official, path in names.items():
-        value, variable = to_keras(np.asarray(state[official])), variables[path]
-        if value.shape == (1, 1, *variable.shape):  # the style encoder's 1x1 convolution is a dense layer here
+        value = to_keras(np.asarray(state[official]))
+        if value.shape == (1, 1, *variables[path].shape):  # the style encoder's 1x1 convolution is a dense layer here
             value = value[0, 0]
-        if value.shape != tuple(variable.shape):
-            raise UserError(
-                f"{source}: {official} has shape {list(state[official].shape)}, which does not fit {network.name}'s "
-                f"{path} {list(variable.shape)}; give the sizes the weights were trained with"
-            )
         values[path] = value
-    for path, value in values.items():
-        variables[path].assign(value)
+    weight_names.assign(source, network.name, variables, values, {path: name for name, path in names.items()}, state)

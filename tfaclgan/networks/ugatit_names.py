@@ -12,12 +12,13 @@ norms' v likewise; vectors flat.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfaclgan.errors import UserError
+from tfaclgan.networks import weight_names
 from tfaclgan.networks.ugatit_sizes import DOWNSAMPLES
 
 if TYPE_CHECKING:
@@ -142,28 +143,17 @@ def assign(network: keras.Model, state: Mapping[str, np.ndarray], source: str) -
     missing, extra = sorted(wanted - set(known.values())), sorted(set(state) - set(known))
     if set(variables) - wanted:
         raise ValueError(f"{network.name}: the codes have no weight {sorted(set(variables) - wanted)[0]}")
-    if missing or extra:
-        first = f"nothing for {missing[0]}" if missing else f"{extra[0]} is not expected"
-        raise UserError(
-            f"{source}: does not fit {network.name}: {len(missing)} weights missing, {len(extra)} left over ({first}); "
-            "give the profile and sizes (light, width, residual_blocks, layers ...) the weights were trained with"
-        )
+    weight_names.check_names(source, network.name, [f"nothing for {path}" for path in missing], extra)
     values = {}
     for official, path in known.items():
         shape = tuple(variables[path].shape)
         value = to_keras(np.asarray(state[official]), path, shape, map_shape)
         if path.endswith("/v"):
             kernel = variables[path.removesuffix("/v") + "/kernel"].shape
-            if len(kernel) == 4:
+            if len(kernel) == 4 and value.size == math.prod(kernel[:3]):
                 value = value.reshape(kernel[2], *kernel[:2]).transpose(1, 2, 0).reshape(-1)
-        if value.shape != shape:
-            raise UserError(
-                f"{source}: {official} has shape {list(np.shape(state[official]))}, which does not fit "
-                f"{network.name}'s {path} {list(shape)}; give the sizes the weights were trained with"
-            )
         values[path] = value
-    for path, value in values.items():
-        variables[path].assign(value)
+    weight_names.assign(source, network.name, variables, values, {path: name for name, path in known.items()}, state)
 
 
 def _names_of(network: ugatit.Generator | ugatit.Discriminator) -> tuple[dict[str, str], tuple[int, ...]]:
