@@ -17,7 +17,7 @@ from absl import flags
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
-MODES = ("train", "evaluate", "translate", "tpu_check")
+MODES = ("train", "evaluate", "translate", "import_weights", "tpu_check")
 RECIPE_FIELDS = tuple(
     field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size")
 )
@@ -47,8 +47,8 @@ def define() -> None:
         flags.DEFINE_enum,
         "mode",
         "train",
-        "What to do: train the run, judge it on the test split, translate pictures, or compile the training step for a "
-        "TPU that is not there (docs/tpu.md).",
+        "What to do: train the run, judge it on the test split, translate pictures, make a run of an original's "
+        "weights (docs/weights.md), or compile the training step for a TPU that is not there (docs/tpu.md).",
         MODES,
     )
     what(
@@ -351,6 +351,14 @@ def define() -> None:
     use(flags.DEFINE_bool, "save_raw", False, "Also write the generator's picture before blending.")
     use(flags.DEFINE_bool, "stretch", False, "Stretch each result to its full range, as the originals save it.")
     use(flags.DEFINE_bool, "overwrite", False, "Replace translations that are already there.")
+
+    weights = _group("--mode=import_weights")
+    weights(
+        flags.DEFINE_list,
+        "source",
+        [],
+        "Weight files of the original code, FILE[,FILE...]; for CycleGAN also G_A=FILE.",
+    )
 
     for name in base.names():
         method = base.get(name)

@@ -46,7 +46,13 @@ def _run(argv: list[str]) -> int:
         )
     _check_flags()
     _import_tensorflow()
-    modes = {"train": _train, "evaluate": _evaluate, "translate": _translate, "tpu_check": _tpu_check}
+    modes = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "translate": _translate,
+        "import_weights": _import_weights,
+        "tpu_check": _tpu_check,
+    }
     return modes[FLAGS.mode]()
 
 
@@ -59,6 +65,10 @@ def _check_flags() -> None:
                 f"--batch_size={recipe.batch_size}: cannot be shared out over {FLAGS.tpu_cores} cores; "
                 f"use a multiple of {FLAGS.tpu_cores}, or another --tpu_cores"
             )
+        return
+    if FLAGS.mode == "import_weights":
+        if not FLAGS.source:
+            raise UserError("--mode=import_weights needs --source, the original's weight files; see docs/weights.md")
         return
     if FLAGS.mode == "train":
         tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
@@ -165,7 +175,8 @@ def _training_flags(recipe: base.Recipe) -> dict[str, object]:
     values: dict[str, object] = {name: getattr(recipe, name) for name in tfaclgan_flags.RECIPE_FIELDS}
     values.update({name: FLAGS[name].value for name in ("seed", "dtype", "augment_until_step")})
     values["load_size"] = recipe.load_size
-    values["data_dir"] = os.path.abspath(FLAGS.data_dir) if "://" not in FLAGS.data_dir else FLAGS.data_dir
+    local = FLAGS.data_dir and "://" not in FLAGS.data_dir
+    values["data_dir"] = os.path.abspath(FLAGS.data_dir) if local else FLAGS.data_dir
     return values
 
 
@@ -205,6 +216,35 @@ def _tpu_check() -> int:
     found = look(run, settings, FLAGS.tpu_type, FLAGS.tpu_cores, per_core)
     print(tpu_check.describe(run, settings, found))
     return errors.EXIT_OK if found.fits else errors.EXIT_USER_ERROR
+
+
+# -- import_weights ---------------------------------------------------------------------------
+
+
+def _import_weights() -> int:
+    from tfaclgan.importing import importer, originals
+    from tfaclgan.training import rundir
+
+    method = base.get(FLAGS.method)
+    prefix = f"{method.name}."
+    given = {name.removeprefix(prefix) for name in FLAGS if name.startswith(prefix) and FLAGS[name].present}
+    sides = tfaclgan_flags.image_size(method, FLAGS) if FLAGS.image_size else None
+    importer.check_target(_run_dir())
+    found = originals.find(method.name, FLAGS.source, tfaclgan_flags.method_config(method, FLAGS), given, sides)
+    source = FLAGS.source
+    # From here on the flags are those of a training that goes on with these weights.
+    for name, value in found.decided.items():
+        FLAGS[prefix + name].value = value
+    if found.sides:
+        FLAGS.image_size = "x".join(str(side) for side in found.sides)
+    FLAGS.mode, FLAGS.source, FLAGS.run_dir = "train", [], _run_dir()
+    recipe = tfaclgan_flags.recipe(method, FLAGS)
+    image_shape = (*tfaclgan_flags.image_size(method, FLAGS), found.channels)
+    run = rundir.Run(_run_dir(), method, found.config, image_shape, _training_flags(recipe))
+    for line in importer.write(found, run, recipe, seed=FLAGS.seed, flag_text=tfaclgan_flags.flag_file(FLAGS)):
+        print(line)
+    print(f"written: {run.path} from {', '.join(source)}")
+    return errors.EXIT_OK
 
 
 # -- evaluate and translate -------------------------------------------------------------------

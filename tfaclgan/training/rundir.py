@@ -206,10 +206,10 @@ def record_start(run: Run, devices: str, data_fingerprint: str, step: int) -> No
     write_text(path, json.dumps({"starts": starts}, indent=1) + "\n")
 
 
-def write_flags(run: Run, text: str) -> None:
-    """Writes run.flags."""
+def write_flags(run: Run, text: str, folder: str = "") -> None:
+    """Writes run.flags, into `folder` if the run's own is not there yet."""
     header = f"# {run.method.title}; go on with this run: python -m tfaclgan.main --flagfile={run.folder(_FLAGS)}\n"
-    write_text(run.folder(_FLAGS), header + text)
+    write_text(os.path.join(folder or run.path, _FLAGS), header + text)
 
 
 def data_fingerprint(data_dir: str) -> str:
