@@ -14,9 +14,16 @@ def load(run_dir: str, *, checkpoint: str = "latest") -> Translator:
     """Loads a trained run for use in Python; see `tfaclgan.inference.translator.Translator`.
 
     Args:
-        run_dir: a run directory made by `python -m tfaclgan.main --mode=train`.
+        run_dir: a run directory made by `python -m tfaclgan.main --mode=train`, or a folder made by `save_pretrained`.
         checkpoint: "latest" or "best" (by the run's metric).
     """
     from tfaclgan.inference.translator import load as load_translator
 
     return load_translator(run_dir, checkpoint=checkpoint)
+
+
+def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") -> str:
+    """Writes a run's translating networks as a folder to give away; see `tfaclgan.inference.pretrained`."""
+    from tfaclgan.inference import pretrained
+
+    return pretrained.save_pretrained(run_dir, folder, checkpoint=checkpoint)

@@ -30,16 +30,18 @@ def load(run_dir: str, checkpoint: str = "latest", *, batch: int = 8) -> Transla
     """Loads a run for translation, with averaged (EMA) weights where the run has them.
 
     Args:
-        run_dir: a run directory made by `python -m tfaclgan.main --mode=train`.
+        run_dir: a run directory made by `python -m tfaclgan.main --mode=train`, or a folder to give away
+            (`tfaclgan.save_pretrained`).
         checkpoint: "latest" or "best" (by the run's metric).
         batch: most images in one call of the networks.
 
     Raises:
         UserError: no run directory, or no such checkpoint in it.
     """
+    from tfaclgan.inference.pretrained import is_pretrained, load_pretrained
     from tfaclgan.training.rundir import load_networks
 
-    run, networks = load_networks(run_dir, checkpoint)
+    run, networks = load_pretrained(run_dir) if is_pretrained(run_dir) else load_networks(run_dir, checkpoint)
     return Translator(run, networks, batch=batch)
 
 
@@ -151,8 +153,13 @@ class Translator:
 
     @property
     def has_panels(self) -> bool:
-        """Whether the method shows more of an image than its translation."""
-        return self.run.method.panels is not None
+        """Whether there is more to show of an image than its translation."""
+        return self.run.method.panels is not None and self._has_all_networks
+
+    @property
+    def _has_all_networks(self) -> bool:
+        phases = self.run.method.phases(self.run.config)
+        return all(name in self.networks for phase in phases for name in phase.networks)
 
     def panels(self, images: np.ndarray, direction: str | None = None) -> dict[str, np.ndarray]:
         """What the method has to show of images, e.g. identity, cycle and heatmaps, in its order.
@@ -172,6 +179,11 @@ class Translator:
         direction = self.resolve_direction(direction)
         if self.run.method.panels is None:
             raise UserError(f"{self.run.method.title} has no panels, only translations; leave panels out")
+        if not self._has_all_networks:
+            raise UserError(
+                f"{self.run.path}: panels also show where discriminators look, which a folder to give away does not "
+                "hold; use the run directory"
+            )
 
         def call(pixels: Any) -> Any:
             from keras import ops

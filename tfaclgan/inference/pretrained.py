@@ -1,0 +1,197 @@
+"""A folder to give away: what translates, and nothing that trains.
+
+config.json          method, its options, image shape, step, which networks, size and SHA-256 of the weights
+weights.safetensors  the translating networks' weights, averages where the run has them
+README.md            the card: what it is, what it was trained on, how it was judged
+
+`tfaclgan.load(folder)` reads it like a run directory. No pickles; the names do not depend on the framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+
+import tfaclgan
+from tfaclgan.errors import UserError
+from tfaclgan.methods import base
+from tfaclgan.training.rundir import Run, load_networks
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "README.md"
+
+
+def is_pretrained(folder: str) -> bool:
+    """Whether `folder` was written by `save_pretrained`."""
+    return os.path.isfile(os.path.join(folder, CONFIG))
+
+
+def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") -> str:
+    """Writes a run's translating networks as a small folder; returns its path.
+
+    Args:
+        run_dir: a run directory.
+        folder: new or empty.
+        checkpoint: "latest" or "best".
+
+    Raises:
+        UserError: no such run or checkpoint, or `folder` holds something.
+    """
+    import safetensors.numpy
+
+    from tfaclgan.engine.tensorflow import named_variables
+
+    run, networks = load_networks(run_dir, checkpoint)
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise UserError(f"{folder}: not empty; name a new or empty folder")
+    kept = [name for name in run.method.ema_networks if name in networks]
+    state = {
+        f"{name}/{key}": np.ascontiguousarray(variable.numpy())
+        for name in kept
+        for key, variable in named_variables(networks[name]).items()
+    }
+    data = safetensors.numpy.save(state)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "made_by": f"tfaclgan {tfaclgan.__version__}",
+        "method": run.method.name,
+        "config": dataclasses.asdict(run.config),
+        "image_shape": list(run.image_shape),
+        "flags": {"load_size": run.flags.get("load_size"), "data_dir": ""},
+        "networks": kept,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    temporary = f"{folder.rstrip(os.sep)}.writing-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        os.makedirs(temporary)
+        files = {
+            WEIGHTS: data,
+            CONFIG: (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
+            CARD: _card(run, run_dir, config).encode(),
+        }
+        for name, content in files.items():
+            with open(os.path.join(temporary, name), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if os.path.isdir(folder):
+            os.rmdir(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
+    """The run that `folder` describes and its translating networks.
+
+    Raises:
+        UserError: a file is missing or damaged, or made by a newer version.
+    """
+    import safetensors.numpy
+
+    from tfaclgan.engine import tensorflow as engine
+
+    path = os.path.join(folder, CONFIG)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        if content["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format {content['format_version']} is newer than this tfaclgan; install a newer one"
+            )
+        method = base.get(content["method"])
+        config = method.config(**content["config"])
+        run = Run(folder, method, config, tuple(content["image_shape"]), dict(content["flags"]))
+        kept, size, digest = list(content["networks"]), content["bytes"], content["sha256"]
+        with open(os.path.join(folder, WEIGHTS), "rb") as file:
+            data = file.read()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: cannot be read ({error}); get the folder again from where it came") from error
+    if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(
+            f"{os.path.join(folder, WEIGHTS)}: does not match the size and SHA-256 in {CONFIG}; "
+            "get the folder again from where it came"
+        )
+    state = safetensors.numpy.load(data)
+    networks = {name: model for name, model in _build(run).items() if name in kept}
+    variables = {
+        f"{name}/{key}": variable
+        for name, model in networks.items()
+        for key, variable in engine.named_variables(model).items()
+    }
+    engine.assign_all(variables, state, folder)
+    return run, networks
+
+
+def _build(run: Run) -> dict[str, Any]:
+    from tfaclgan.engine.tensorflow import build_networks
+
+    return build_networks(run.method, run.config, run.image_shape)
+
+
+def _card(run: Run, run_dir: str, config: dict[str, Any]) -> str:
+    height, width, channels = run.image_shape
+    lines = [
+        f"# {run.method.title}, {height}x{width}x{channels}",
+        "",
+        f"Networks that translate ({', '.join(run.method.directions(run.config))}), trained with {config['made_by']}; "
+        f"paper: {run.method.paper}.",
+        "",
+        "    import tfaclgan",
+        '    translated = tfaclgan.load("THIS_FOLDER").translate(images)   # uint8 [b, h, w, c]',
+        "",
+        "## Training",
+        "",
+        f"- data: {os.path.basename(str(run.flags.get('data_dir', '?')).rstrip('/'))}, SHA-256 of its dataset.json "
+        f"{_fingerprint(run_dir)}",
+        *(
+            f"- `--{name}={value}`"
+            for name, value in sorted(run.flags.items())
+            if name not in ("data_dir", "load_size")
+        ),
+        *(f"- `--{run.method.name}.{name}={value}`" for name, value in dataclasses.asdict(run.config).items()),
+        "",
+        "## Judged",
+        "",
+        *(_judgements(run_dir) or ["Not judged: run `--mode=evaluate` before saving to have its figures here."]),
+        "",
+        "## Licence",
+        "",
+        "The code that made this is Apache-2.0. Whether these weights may be used also depends on the pictures "
+        "they were trained on: state their licence here before giving the folder away.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _fingerprint(run_dir: str) -> str:
+    try:
+        with open(os.path.join(run_dir, "environment.json"), encoding="utf-8") as file:
+            return json.load(file)["starts"][-1]["data_fingerprint"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return "unknown"
+
+
+def _judgements(run_dir: str) -> list[str]:
+    """Each evaluation's metrics with the protocol they were taken by."""
+    folder = os.path.join(run_dir, "evaluations")
+    lines = []
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        try:
+            with open(os.path.join(folder, name, "metrics.json"), encoding="utf-8") as file:
+                result = json.load(file)
+            metrics = ", ".join(f"{key} {value:.5g}" for key, value in result["metrics"].items() if value is not None)
+            lines += [f"- {name}: {metrics}", f"  - protocol: {json.dumps(result['protocol'], sort_keys=True)}"]
+        except (OSError, ValueError, KeyError):
+            continue
+    return lines
