@@ -187,7 +187,9 @@ def _need(
 
 def _nested(content: dict[str, Any]) -> dict[str, Any]:
     """Flat names as safetensors have them, "AB.dec.model.0 ...", by their first part."""
-    if not content or not all(isinstance(value, np.ndarray) for value in content.values()):
+    groups = {*_AVERAGES, *(key for keys in (*_GENERATORS.values(), *_DISCRIMINATORS.values()) for key in keys)}
+    flat = content and all(isinstance(value, np.ndarray) for value in content.values())
+    if not flat or not {str(name).partition(".")[0] for name in content} <= groups:
         return content
     nested: dict[str, Any] = {}
     for name, value in content.items():

@@ -134,7 +134,7 @@ def _read_archive(file: BinaryIO, size: int) -> Any:
             return storages[key]
 
         content = _Pickle(io.BytesIO(archive.read(pickles[0]))).load()
-        return _resolve(content, storage)
+        return _Resolver(storage, size).resolve(content)
 
 
 def _read_stream(file: _Bounded) -> Any:
@@ -145,8 +145,9 @@ def _read_stream(file: _Bounded) -> Any:
     if protocol != _STREAM_PROTOCOL:
         raise _Refused(f"its version {protocol!r} is unknown (known: {_STREAM_PROTOCOL})")
     system = _Pickle(file).load()
-    content = _Pickle(file).load()
-    kinds = {storage.key: storage for storage in _storages(content)}
+    pickled = _Pickle(file)
+    content = pickled.load()
+    kinds = {storage.key: storage for storage in pickled.storages}
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     arrays = {}
     for key in _Pickle(file).load():
@@ -156,7 +157,7 @@ def _read_stream(file: _Bounded) -> Any:
         if count != storage.count or count * dtype.itemsize > file.left():
             raise EOFError(f"storage {key} of {storage.count} numbers is not there")
         arrays[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
-    return _resolve(content, lambda kind, key, count: arrays[key])
+    return _Resolver(lambda kind, key, count: arrays[key], file.size).resolve(content)
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
@@ -173,10 +174,10 @@ class _Bounded:
     """A file whose `read` never asks for more than is there."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
+        self._file, self.size = file, size
 
     def left(self) -> int:
-        return self._size - self._file.tell()
+        return self.size - self._file.tell()
 
     def read(self, count: int) -> bytes:
         return self._file.read(max(0, min(count, self.left())))
@@ -265,6 +266,7 @@ class _Pickle:
         self._file = file
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self.storages: list[_Storage] = []
 
     def load(self) -> Any:
         stack, count = self._stack, 0
@@ -320,7 +322,8 @@ class _Pickle:
                 raise _Refused("its pickle calls something that is no tensor")
             stack.append(_CALLS[called.name](*_must_be(arguments, tuple)))
         elif name == "BINPERSID":
-            stack.append(_storage_of(stack.pop()))
+            self.storages.append(_storage_of(stack.pop()))
+            stack.append(self.storages[-1])
         elif name == "BUILD":
             # The attribute `_metadata` of a state dict: versions of its modules, which nothing needs.
             stack.pop()
@@ -365,29 +368,29 @@ def _storage_of(description: Any) -> _Storage:
     return _Storage(kind, str(key), count)
 
 
-def _resolve(content: Any, storage: Callable[[str, str, int], np.ndarray], depth: int = 0) -> Any:
-    """`content` with arrays in place of descriptions."""
-    if depth > 8:
-        raise _Refused("its dicts are nested too deeply")
-    if isinstance(content, _Tensor):
-        return content.array(storage(content.storage.kind, content.storage.key, content.storage.count))
-    if isinstance(content, dict):
-        return {key: _resolve(value, storage, depth + 1) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_resolve(value, storage, depth + 1) for value in content]
-    if isinstance(content, (_Storage, _Global)):
-        raise _Refused("it holds something that is no tensor")
-    return content
+class _Resolver:
+    """Puts arrays in place of descriptions.
 
+    A pickle may name one list or tensor a million times, so what comes out is counted: there can be no more numbers
+    than bytes in the file, nor more parts than an original has.
+    """
 
-def _storages(content: Any, depth: int = 0) -> Iterator[_Storage]:
-    if depth > 8:
-        raise _Refused("its dicts are nested too deeply")
-    if isinstance(content, _Tensor):
-        yield content.storage
-    elif isinstance(content, dict):
-        for value in content.values():
-            yield from _storages(value, depth + 1)
-    elif isinstance(content, (list, tuple)):
-        for value in content:
-            yield from _storages(value, depth + 1)
+    def __init__(self, storage: Callable[[str, str, int], np.ndarray], size: int) -> None:
+        self._storage, self._numbers, self._parts = storage, size, 10 * _TENSOR_LIMIT
+
+    def resolve(self, content: Any, depth: int = 0) -> Any:
+        self._parts -= 1
+        if depth > 8 or self._parts < 0:
+            raise _Refused("its dicts and lists are nested too deeply or too many")
+        if isinstance(content, _Tensor):
+            self._numbers -= math.prod(content.shape)
+            if self._numbers < 0:
+                raise _Refused("its tensors hold more numbers than the file has bytes")
+            return content.array(self._storage(content.storage.kind, content.storage.key, content.storage.count))
+        if isinstance(content, dict):
+            return {key: self.resolve(value, depth + 1) for key, value in content.items()}
+        if isinstance(content, (list, tuple)):
+            return [self.resolve(value, depth + 1) for value in content]
+        if isinstance(content, (_Storage, _Global)):
+            raise _Refused("it holds something that is no tensor")
+        return content
