@@ -123,6 +123,7 @@ def _train() -> int:
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
         xla=FLAGS.xla,
+        deterministic=FLAGS.deterministic,
         steps_per_loop=FLAGS.steps_per_loop,
         log_every=FLAGS.log_every_steps,
         sample_every=FLAGS.sample_every_steps,

@@ -35,7 +35,7 @@ class Report:
     non_finite: names of the scalars that were not finite; empty for a healthy call.
     bad_step: the data iteration in which that happened, or -1.
     steps: data iterations that were run.
-    input_wait_secs: seconds the loop stood still because the next batch was not there.
+    input_wait_secs: seconds the loop stood still because the next batch was not there; NaN if not measured.
     """
 
     scalars: dict[str, float]
@@ -178,6 +178,7 @@ class Engine:
         seed: of the initial weights and of every draw.
         dtype: "float32" or "bfloat16" (compute; weights, norms and losses stay float32).
         xla: compile with XLA: "auto" (on GPUs and TPUs), "on", "off".
+        time_input: measure how long the loop waits for batches; TensorFlow's deterministic mode forbids clocks.
     """
 
     def __init__(
@@ -191,7 +192,9 @@ class Engine:
         seed: int = 0,
         dtype: str = "float32",
         xla: str = "auto",
+        time_input: bool = True,
     ) -> None:
+        self._time_input = time_input
         self.method, self.config, self.recipe, self.image_shape, self.seed = method, config, recipe, image_shape, seed
         self.strategy = strategy or tf.distribute.get_strategy()
         self.replicas = self.strategy.num_replicas_in_sync
@@ -252,7 +255,7 @@ class Engine:
         waited = tf.constant(0.0, tf.float64)
         while done < steps and bad_step < 0:
             for offset in range(self.period):
-                batch, seconds = _next_batch(iterator, after=sums)
+                batch, seconds = self._next_batch(iterator, after=sums)
                 waited += seconds
                 values = self._reduce(self.strategy.run(self._iteration, args=(batch, self.step.read_value(), offset)))
                 due = tf.constant([float(offset % phase.every == 0) for phase in self.phases])
@@ -267,6 +270,17 @@ class Engine:
                 self._update_averages()
             done += self.period
         return sums, counts, bad_step, last, waited
+
+    def _next_batch(self, iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        """The next batch and the seconds spent waiting for it (NaN if not measured), once `after` has been computed."""
+        if not self._time_input:
+            return next(iterator), tf.constant(math.nan, tf.float64)
+        with tf.control_dependencies([after]):
+            before = tf.timestamp()
+        with tf.control_dependencies([before]):
+            batch = next(iterator)
+        with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+            return batch, tf.timestamp() - before
 
     def _reduce(self, values: Any) -> tf.Tensor:
         return values if self.replicas == 1 else self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
@@ -503,16 +517,6 @@ def _named_variables(model: keras.Model) -> dict[str, Any]:
             raise ValueError(f"{model.name}: two variables are called {key}; name every layer")
         named[key] = variable
     return named
-
-
-def _next_batch(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
-    """The next batch and the seconds spent waiting for it, once `after` has been computed."""
-    with tf.control_dependencies([after]):
-        before = tf.timestamp()
-    with tf.control_dependencies([before]):
-        batch = next(iterator)
-    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-        return batch, tf.timestamp() - before
 
 
 def _to_float(key: str, value: tf.Tensor) -> tf.Tensor:

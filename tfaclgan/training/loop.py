@@ -40,6 +40,7 @@ class Settings:
     seed: int = 0
     dtype: str = "float32"
     xla: str = "auto"
+    deterministic: bool = False
     steps_per_loop: int = 50
     log_every: int = 100
     sample_every: int = 1000
@@ -119,6 +120,7 @@ class _Session:
             seed=settings.seed,
             dtype=settings.dtype,
             xla=settings.xla,
+            time_input=not settings.deterministic,
         )
         period = self._engine.period
         self._total = _round_up(recipe.steps, period)

@@ -40,7 +40,7 @@ class Monitor:
         self._window: list[tuple[int, float, float]] = []  # steps, seconds, seconds waited for input
 
     def add_time(self, steps: int, seconds: float, waited: float) -> None:
-        """Counts a compiled call: data iterations, wall seconds, seconds of them spent waiting for input."""
+        """Counts a compiled call: data iterations, wall seconds, seconds of them waiting for input (NaN: unknown)."""
         self._window.append((steps, seconds, waited))
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
@@ -108,7 +108,7 @@ class Monitor:
         devices = f" ({speed['throughput/images_per_second_per_device']:.1f} a device)" if self._replicas > 1 else ""
         line = (
             f"step {step}/{self._total}  {losses}  {speed['throughput/images_per_second']:.1f} img/s{devices}  "
-            f"input wait {speed['throughput/input_wait_share']:.0%}  ETA {eta}"
+            f"input wait {_share(speed['throughput/input_wait_share'])}  ETA {eta}"
         )
         if self._on_terminal:
             print("\r\033[K" + line, end="", file=self._stream, flush=True)
@@ -141,6 +141,10 @@ class SilentMonitor:
     def histograms(self, step: int, variables: dict[str, Any]) -> None: ...
     def say(self, text: str) -> None: ...
     def close(self) -> None: ...
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if np.isfinite(value) else "not measured"
 
 
 def _duration(seconds: float) -> str:
