@@ -88,7 +88,7 @@ def shake(network):
         for name, parameter in network.named_parameters():
             if name.endswith("rho"):
                 parameter.uniform_(0.1, 0.88)
-            elif parameter.ndim > 1 and min(parameter.shape[:2]) > 1:
+            elif parameter.ndim > 1 and name.endswith(("weight", "weight_orig")):
                 parameter.normal_(0, float(np.sqrt(2 / np.prod(parameter.shape[1:]))))
             elif name.endswith(("gamma", "weight")):
                 parameter.normal_(1, 0.2)
