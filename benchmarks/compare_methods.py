@@ -34,12 +34,19 @@ FACES, SIDE, MARGIN, HEAD = 8, 96, 4, 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="avatars:glasses at 64 px, made by make_tfrecords.py")
+    parser.add_argument(
+        "--data_dir",
+        default="quickstart_data/glasses",
+        help="avatars:glasses at 64 px, made by make quickstart (default)",
+    )
     parser.add_argument("--minutes", type=float, default=5, help="of each method, from its start (5)")
     parser.add_argument("--methods", default=",".join(FLAGFILES), help="some of them (all)")
     parser.add_argument("--output", default="runs/comparison", help="folder of the runs and the results")
     arguments = parser.parse_args()
     arguments.output, arguments.data_dir = os.path.abspath(arguments.output), os.path.abspath(arguments.data_dir)
+    if not os.path.exists(os.path.join(arguments.data_dir, "dataset.json")):
+        print(f"left out: {arguments.data_dir} holds no data; make quickstart draws it")
+        return
     os.makedirs(arguments.output, exist_ok=True)
     load = os.getloadavg()[0]
     results, pictures = {}, {}
