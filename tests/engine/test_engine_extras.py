@@ -153,3 +153,8 @@ def test_a_power_step_comes_before_the_gradient():
     np.testing.assert_allclose(
         subject.state()["networks/critic/inner/power/u"], expected / np.linalg.norm(expected), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**24 + 1, 10**9 + 7])
+def test_sums_over_replicas_are_exact_beyond_what_float32_counts(value):
+    assert strategies.make("cpu", cpu_devices=2).sum_over_replicas(value) == 2 * value
