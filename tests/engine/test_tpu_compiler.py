@@ -109,8 +109,8 @@ def made_up(per_core, gib_per_image=1.0, tpu_type="v5e"):
     compiled = tpu_compiler.Compiled(
         fits, needed, 3.0, GIB, needed - GIB, 0.0, per_core * 197e9, per_core * 81.9e6, 50.0, 200.0
     )
-    every = Iteration(("critic",), 1, 1, compiled, 0.0, 0.0)
-    both = Iteration(("critic", "generator"), 0, 1, dataclasses.replace(compiled, flops=3 * compiled.flops), 0.0, 0.002)
+    every = Iteration(("critic",), 1, compiled, 0.0, 0.0)
+    both = Iteration(("critic", "generator"), 1, dataclasses.replace(compiled, flops=3 * compiled.flops), 0.0, 0.002)
     return Check(tpu_type, 8, per_core, 2, (both, every))
 
 

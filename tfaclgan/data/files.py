@@ -7,7 +7,8 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 
 
 def hash_file(path: str) -> str:
@@ -32,16 +33,38 @@ def write_atomically(path: str, data: bytes) -> None:
     """Writes a file so that, whenever it is looked at, it is whole or not there."""
     partial = path + ".partial"
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_flushed(partial, data)
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
         raise
     flush(os.path.dirname(path))
+
+
+def write_flushed(path: str, data: bytes) -> None:
+    """Writes a file and waits until its content is on the disk."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def whole_folder(path: str) -> Iterator[str]:
+    """A new folder to fill, which becomes `path` when the block ends; if the block fails it is gone.
+
+    Whatever is at `path` by then must be an empty folder or nothing.
+    """
+    temporary = f"{os.path.normpath(path)}.writing-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def write_table(path: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

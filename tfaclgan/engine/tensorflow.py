@@ -101,17 +101,11 @@ class _Memory:
         several = {"synchronization": tf.VariableSynchronization.ON_READ} if self._replicas > 1 else {}
         self._share = shape[0] // self._replicas
         self.local = tf.Variable(tf.zeros((self._share, *shape[1:]), dtype), trainable=False, **several)
+        self._gather = tf.function(lambda: strategy.gather(strategy.run(lambda: self.local.read_value()), axis=0))
 
     def numpy(self) -> np.ndarray:
         """All replicas' parts; with several hosts, all hosts must call it together."""
-        if self._replicas == 1:
-            return self.local.numpy()
-
-        @tf.function
-        def read() -> tf.Tensor:
-            return self._strategy.gather(self._strategy.run(lambda: self.local.read_value()), axis=0)
-
-        return read().numpy()
+        return self.local.numpy() if self._replicas == 1 else self._gather().numpy()
 
     def assign(self, value: np.ndarray) -> None:
         value = tf.constant(np.asarray(value), self.local.dtype)

@@ -28,11 +28,10 @@ from tfaclgan.errors import UserError
 class Chip:
     """One chip's published figures (cloud.google.com/tpu/docs), for the core that one replica uses.
 
-    topology: a small slice that libtpu knows by name.
+    topology, accelerator: a small slice by the names that libtpu knows.
     hbm_bytes: memory; flops: peak bfloat16 operations a second; bandwidth: bytes a second to that memory.
     link_bandwidth: bytes a second between chips, all links of a chip together.
     lanes: side of the matrix unit; feature dimensions are padded to it.
-    cores: replicas a chip has (v4 and v5p join their two cores into one).
     """
 
     topology: str

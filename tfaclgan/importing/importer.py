@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-import shutil
 import sys
 from typing import Any
 
 import numpy as np
 
+from tfaclgan.data import files
 from tfaclgan.errors import UserError
 from tfaclgan.importing.originals import Found
 from tfaclgan.methods.base import Recipe
@@ -49,19 +48,12 @@ def write(found: Found, run: rundir.Run, recipe: Recipe, *, seed: int = 0, flag_
 
     engine = Engine(run.method, run.config, image_shape=run.image_shape, recipe=recipe, seed=seed, xla="off")
     state = _state_of(engine, found, run)
-    temporary = f"{os.path.normpath(run.path)}.writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        os.makedirs(temporary)
+    with files.whole_folder(run.path) as temporary:
         unfinished = dataclasses.replace(run, path=temporary)
         rundir.open_run(unfinished)
         rundir.write_flags(run, flag_text, folder=temporary)
         rundir.write_text(os.path.join(temporary, "imported.json"), json.dumps(_origin(found), indent=1) + "\n")
         checkpoint.save(unfinished.folder("checkpoints"), state, found.step)
-        os.replace(temporary, run.path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return _describe(engine, found)
 
 
@@ -132,10 +124,7 @@ def _weights(engine: Any, name: str, group: str) -> dict[str, np.ndarray]:
 
 def _origin(found: Found) -> dict[str, Any]:
     """imported.json: which files the weights are from."""
-    hashes = {}
-    for path in sorted(set(found.sources.values())):
-        with open(path, "rb") as file:
-            hashes[path] = _hash(file)
+    hashes = {path: files.hash_file(path) for path in sorted(set(found.sources.values()))}
     return {
         "command": sys.argv,
         "networks": {name: os.path.basename(path) for name, path in found.sources.items()},
@@ -143,13 +132,6 @@ def _origin(found: Found) -> dict[str, Any]:
         "optimizers": sorted(found.moments),
         "files": [{"name": os.path.basename(path), "sha256": value} for path, value in hashes.items()],
     }
-
-
-def _hash(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _describe(engine: Any, found: Found) -> list[str]:

@@ -13,12 +13,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from typing import Any
 
 import numpy as np
 
 import tfaclgan
+from tfaclgan.data import files
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 from tfaclgan.training.rundir import Run, load_networks
@@ -68,26 +68,14 @@ def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") ->
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    temporary = f"{folder.rstrip(os.sep)}.writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        os.makedirs(temporary)
-        files = {
-            WEIGHTS: data,
-            CONFIG: (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
-            CARD: _card(run, run_dir, config).encode(),
-        }
-        for name, content in files.items():
-            with open(os.path.join(temporary, name), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if os.path.isdir(folder):
-            os.rmdir(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    contents = {
+        WEIGHTS: data,
+        CONFIG: (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
+        CARD: _card(run, run_dir, config).encode(),
+    }
+    with files.whole_folder(folder) as temporary:
+        for name, content in contents.items():
+            files.write_flushed(os.path.join(temporary, name), content)
     return folder
 
 
@@ -123,7 +111,8 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
             "get the folder again from where it came"
         )
     state = safetensors.numpy.load(data)
-    networks = {name: model for name, model in _build(run).items() if name in kept}
+    built = engine.build_networks(method, config, run.image_shape)
+    networks = {name: model for name, model in built.items() if name in kept}
     variables = {
         f"{name}/{key}": variable
         for name, model in networks.items()
@@ -131,12 +120,6 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
     }
     engine.assign_all(variables, state, folder)
     return run, networks
-
-
-def _build(run: Run) -> dict[str, Any]:
-    from tfaclgan.engine.tensorflow import build_networks
-
-    return build_networks(run.method, run.config, run.image_shape)
 
 
 def _card(run: Run, run_dir: str, config: dict[str, Any]) -> str:

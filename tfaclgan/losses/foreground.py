@@ -7,11 +7,8 @@ from typing import Any
 from keras import ops
 
 from tfaclgan.layers.precision import full_precision
-from tfaclgan.layers.resampling import area_pool
 
 Tensor = Any
-
-__all__ = ["EDGES", "area_pool", "eroded", "hard_edge", "soft_edge"]
 
 
 def soft_edge(mask: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ adversarial = lazy_import("tfaclgan.losses.adversarial")
 foreground = lazy_import("tfaclgan.losses.foreground")
 precision = lazy_import("tfaclgan.layers.precision")
 reconstruction = lazy_import("tfaclgan.losses.reconstruction")
+resampling = lazy_import("tfaclgan.layers.resampling")
 ugatit = lazy_import("tfaclgan.networks.ugatit")
 
 DOMAINS = ("a", "b")
@@ -485,7 +486,7 @@ def _split(joined: Tensor, count: int) -> list[Tensor]:
 
 def _settle(scores: Tensor, mask: Tensor, target: float) -> Tensor:
     """Scores with `target` in the background: mask * score + (1 - mask) * target."""
-    mask = foreground.area_pool(mask, *scores.shape[1:3])
+    mask = resampling.area_pool(mask, *scores.shape[1:3])
     return precision.full_precision(scores) * mask + (1 - mask) * target
 
 

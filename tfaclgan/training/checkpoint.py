@@ -21,6 +21,7 @@ import sys
 
 import numpy as np
 
+from tfaclgan.data import files
 from tfaclgan.errors import UserError
 
 FORMAT_VERSION = 1
@@ -46,13 +47,10 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
     import safetensors.numpy
 
     final = os.path.join(folder, f"step_{step:09d}")
-    temporary = f"{final}.writing-{os.getpid()}"
     os.makedirs(folder, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        os.makedirs(temporary)
+    with files.whole_folder(final) as temporary:
         data = safetensors.numpy.save({name: np.asarray(value, order="C") for name, value in state.items()})
-        _write(os.path.join(temporary, _STATE), data)
+        files.write_flushed(os.path.join(temporary, _STATE), data)
         manifest = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -60,14 +58,10 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        _write(os.path.join(temporary, _MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
+        files.write_flushed(os.path.join(temporary, _MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
         if os.path.isdir(final):
             shutil.rmtree(final)
-        os.replace(temporary, final)
-        _sync_folder(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    files.flush(folder)
     return Checkpoint(final, step, metric)
 
 
@@ -152,18 +146,3 @@ def _manifest(path: str) -> dict:
             f"({FORMAT_VERSION}); install a newer tfaclgan"
         )
     return manifest
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

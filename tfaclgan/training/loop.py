@@ -341,7 +341,8 @@ class _Session:
     def _evaluate(self) -> None:
         if self._judge is None:
             return
-        state = self._engine.state()  # all hosts, see `_save`
+        # All hosts gather what is kept a replica (see `_save`); one alone reads its weights only if they are the best.
+        state = self._engine.state() if self._hardware.hosts > 1 else None
         if not self._hardware.is_chief:
             return
         from tfaclgan.metrics import evaluate
@@ -356,13 +357,13 @@ class _Session:
         self._monitor.say(f"evaluation at step {self._step} ({time.perf_counter() - started:.0f} s): {shown}")
         self._keep_best(metrics.get("kid"), state)
 
-    def _keep_best(self, metric: float | None, state: dict[str, np.ndarray]) -> None:
+    def _keep_best(self, metric: float | None, state: dict[str, np.ndarray] | None) -> None:
         if metric is None:
             return
         folder = self._run.folder("best")
         before = checkpoint.find(folder)
         if not before or before[0].metric is None or metric < before[0].metric:
-            checkpoint.save(folder, state, self._step, metric=metric)
+            checkpoint.save(folder, state or self._engine.state(), self._step, metric=metric)
             for old in before:
                 if old.step != self._step:
                     checkpoint.remove(old)

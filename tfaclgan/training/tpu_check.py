@@ -25,7 +25,6 @@ class Iteration:
     """
 
     phases: tuple[str, ...]
-    offset: int
     count: int
     compiled: Compiled
     gradient_bytes: float
@@ -79,7 +78,7 @@ def check(run: Run, settings: Settings, tpu_type: str, replicas: int, per_core: 
         print(f"tfaclgan: compiling {' + '.join(phases)} for {tpu_type}, {per_core} a core ...", file=sys.stderr)
         compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine, offsets[0]), chip)
         reduced = tpu_compiler.all_reduce_seconds(engine, offsets[0], replicas, chip)
-        iterations.append(Iteration(phases, offsets[0], len(offsets), compiled, *reduced))
+        iterations.append(Iteration(phases, len(offsets), compiled, *reduced))
         if not compiled.fits:
             break
     return Check(tpu_type, replicas, per_core, engine.period, tuple(iterations))
