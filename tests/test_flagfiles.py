@@ -79,6 +79,21 @@ def test_says_what_it_is_for(file):
         assert os.path.exists(nested)
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_verify_data_reads_every_byte_at_the_start(tmp_path, capsys, verify):
+    folder = folder_of_records.write(tmp_path / "data", size=32)
+    tfaclgan_flags.define()
+    arguments = [f"--data_dir={folder}", f"--run_dir={tmp_path / 'run'}", "--dry_run", "--strategy=cpu"]
+    arguments += ["--method=cyclegan", "--cyclegan.width=4", "--image_size=32", "--load_size=32"]
+    arguments += ["--verify_data"] if verify else []
+    shard = tmp_path / "data" / "testB-00000-of-00001.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with flagsaver.flagsaver():
+        flags.FLAGS.unparse_flags()
+        assert main.main(["tfaclgan", *arguments]) == (2 if verify else 0)
+    assert ("testB-00000-of-00001.tfrecord: its SHA-256 is not" in capsys.readouterr().err) == verify
+
+
 def test_dry_run_prints_and_trains_nothing(data, tmp_path, capsys):
     tfaclgan_flags.define()
     with flagsaver.flagsaver():

@@ -85,6 +85,20 @@ def define() -> None:
         "Folder with dataset.json and TFRecord shards made by data_tools/make_tfrecords.py.",
     )
     data(
+        flags.DEFINE_bool,
+        "verify_data",
+        False,
+        "At the start, compare the SHA-256 of every shard and index with dataset.json (counts and sizes always are).",
+    )
+    data(
+        flags.DEFINE_enum,
+        "on_bad_record",
+        "stop",
+        "A damaged or undecodable record met in training: stop and name it, or skip it for the next sound one and "
+        "count it in the log. Evaluation always stops.",
+        ("stop", "skip"),
+    )
+    data(
         flags.DEFINE_string,
         "image_size",
         "",

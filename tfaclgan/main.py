@@ -120,6 +120,7 @@ def _train() -> int:
     settings = loop.Settings(
         recipe=recipe,
         data_options=data_options,
+        on_bad_record=FLAGS.on_bad_record,
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
         xla=FLAGS.xla,
@@ -327,7 +328,17 @@ def _load_translator() -> Translator:
 def _manifest(data_dir: str) -> Manifest:
     from tfaclgan.data.records import load_manifest
 
-    return load_manifest(data_dir)
+    manifest = load_manifest(data_dir)
+    if FLAGS.verify_data:
+        import time
+
+        from tfaclgan.data import verify
+
+        started = time.monotonic()
+        size = verify.check_hashes(manifest)
+        took = time.monotonic() - started
+        print(f"tfaclgan: {data_dir}: SHA-256 of {size / 2**20:.1f} MiB checked in {took:.1f} s", file=sys.stderr)
+    return manifest
 
 
 def entry_point() -> None:

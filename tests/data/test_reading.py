@@ -150,6 +150,7 @@ def complaint(manifest, number=4):
     path, offset, _ = place(manifest, number)
     assert path in message
     assert f"at byte {offset}" in message
+    assert f"(key trainA/{number})" in message or "(key unreadable)" in message or "cannot be read" in message
     return message
 
 
@@ -248,9 +249,22 @@ def test_damage_met_while_training_is_told_in_one_line(manifest, cache_mb):
     options = dataclasses.replace(OPTIONS, cache_mb=cache_mb)
     error = reading.explain(failure(pipeline.training_dataset(manifest, options, global_batch=2)))
     assert isinstance(error, UserError)
-    assert str(error).startswith(f"{path}: record 4 of trainA at byte {offset} is damaged: its checksum is wrong; ")
+    start = f"{path}: record 4 of trainA at byte {offset} (key unreadable) is damaged: its checksum is wrong; "
+    assert str(error).startswith(start)
     assert str(error).endswith("data_tools/make_tfrecords.py")
     assert "\n" not in str(error)
+
+
+def test_the_key_is_named_where_damage_left_it_readable(tmp_path):
+    items = [{"image": image, "key": f"猫\n{number}.png"} for number, image in enumerate(images(3))]
+    manifest = record_folder.make(tmp_path, {"trainA": items, "trainB": images(2)}, shards=1)
+    path, offset, length = place(manifest, 1)
+    payload = open(path, "rb").read()[offset : offset + length]
+    change(path, offset + payload.index(b"IDAT") + 8, 1)
+    with pytest.raises(UserError, match=r"\(key 猫 1\.png\) is damaged: its checksum is wrong"):
+        reading.SplitReader(manifest, "trainA").read(1)
+    error = reading.explain(failure(pipeline.training_dataset(manifest, OPTIONS, global_batch=2)))
+    assert "(key 猫 1.png) is damaged" in str(error)
 
 
 def test_damage_met_inside_a_compiled_loop(manifest):
@@ -290,9 +304,9 @@ def test_undecodable_image_is_named(tmp_path, encoded):
     told = reading.explain(error, manifest)
     assert isinstance(told, UserError)
     assert "record 3 of trainA" in str(told)
-    assert "(cats/3.png): its image cannot be decoded" in str(told)
+    assert "(key cats/3.png) cannot be used: its image cannot be decoded" in str(told)
     assert "\n" not in str(told)
-    with pytest.raises(UserError, match=r"\(cats/3.png\): its image cannot be decoded"):
+    with pytest.raises(UserError, match=r"\(key cats/3.png\) cannot be used: its image cannot be decoded"):
         pipeline.read_images(manifest, "trainA", 5, OPTIONS)
 
 
@@ -310,6 +324,91 @@ def test_undecodable_mask_is_named(tmp_path):
     told = reading.explain(failure(pipeline.training_dataset(manifest, OPTIONS, global_batch=1)), manifest)
     assert "record 1 of trainA" in str(told)
     assert "its mask cannot be decoded" in str(told)
+
+
+# -- bad records passed over ------------------------------------------------------------------
+
+
+def spoilt(tmp_path):
+    """Seven records in trainA of which 2 and 3 are bad: a wrong checksum, and no picture behind a right one."""
+    items = [{"image": image} for image in images(7)]
+    items[3] = {**items[3], "encoded": b"no picture"}
+    manifest = record_folder.make(tmp_path, {"trainA": items, "trainB": images(2)})
+    path, offset, _ = place(manifest, 2)
+    change(path, offset, 1)
+    return manifest
+
+
+@pytest.mark.parametrize("cache_mb", [0, 10])
+def test_the_next_sound_record_stands_for_a_bad_one(tmp_path, cache_mb):
+    manifest, told = spoilt(tmp_path), []
+    bad = reading.BadRecords(told.append)
+    reader = reading.SplitReader(manifest, "trainA", cache_mb=cache_mb, bad_records=bad)
+    alone = reading.SplitReader(manifest, "trainA")
+    for _ in range(2):
+        assert [reader.read(n) for n in range(7)] == [alone.read(n) for n in (0, 1, 4, 4, 4, 5, 6)]
+    assert bad.count == 2
+    assert "record 2 of trainA" in told[0]
+    assert "its checksum is wrong" in told[0]
+    assert "record 3 of trainA" in told[1]
+    assert "(key trainA/3) cannot be used: its image cannot be decoded" in told[1]
+    assert len(told) == 2
+
+
+def test_the_last_record_is_followed_by_the_first(manifest):
+    path, offset, _ = place(manifest, 6)
+    change(path, offset, 1)
+    reader = reading.SplitReader(manifest, "trainA", bad_records=reading.BadRecords(str))
+    assert reader.read(6) == reader.read(0)
+
+
+def test_a_picture_of_another_size_than_its_record_says_is_bad(tmp_path):
+    items = [{"image": image} for image in images(3)]
+    items[1] = {**items[1], "encoded": record_folder.png(np.zeros((9, 8, 3), np.uint8))}
+    manifest = record_folder.make(tmp_path, {"trainA": items})
+    bad = reading.BadRecords(str)
+    reader = reading.SplitReader(manifest, "trainA", bad_records=bad)
+    assert reader.read(1) == reader.read(2)
+    assert bad.count == 1
+
+
+def test_skipping_ends_where_every_record_is_bad(tmp_path):
+    items = [{"image": image, "encoded": b"no picture"} for image in images(2)]
+    manifest = record_folder.make(tmp_path, {"trainA": items})
+    reader = reading.SplitReader(manifest, "trainA", bad_records=reading.BadRecords(str))
+    with pytest.raises(UserError, match="all 2 records of trainA are bad"):
+        reader.read(0)
+
+
+def test_a_shard_that_cannot_be_read_is_not_skipped(manifest):
+    os.remove(place(manifest, 4)[0])
+    bad = reading.BadRecords(str)
+    with pytest.raises(UserError, match="cannot be read"):
+        reading.SplitReader(manifest, "trainA", bad_records=bad).read(4)
+    assert bad.count == 0
+
+
+def test_many_bad_records_do_not_flood_the_screen():
+    told = []
+    bad = reading.BadRecords(told.append)
+    for number in range(100):
+        bad.add(f"place {number}", reading.BadRecordError("bad"))
+    assert len(told) == 20
+    assert "only counted" in told[-1]
+    assert bad.count == 100
+
+
+def test_batches_where_bad_records_are_passed_over(tmp_path):
+    manifest = spoilt(tmp_path)
+    bad = reading.BadRecords(str)
+    dataset = pipeline.training_dataset(manifest, OPTIONS, global_batch=7, bad_records=bad)
+    keys = sorted(next(iter(dataset))["key_a"].numpy().tolist())
+    assert keys == sorted(f"trainA/{n}".encode() for n in (0, 1, 4, 4, 4, 5, 6))
+    assert bad.count == 2
+    assert len(pipeline.read_images(manifest, "trainA", 4, OPTIONS, bad)) == 4
+    assert "record 2 of trainA" in str(
+        reading.explain(failure(pipeline.evaluation_dataset(manifest, "trainA", OPTIONS, batch=2)))
+    )
 
 
 def test_other_errors_are_not_about_records(manifest):

@@ -156,6 +156,23 @@ def test_hashes_and_index(folder):
         verify.verify(str(folder))
 
 
+@pytest.mark.parametrize("file", [SHARD, "trainA.index.npy"])
+def test_hashes_alone(folder, file):
+    manifest = records.load_manifest(str(folder))
+    sizes = [path.stat().st_size for path in folder.iterdir() if path.suffix in (".npy", ".tfrecord")]
+    assert verify.check_hashes(manifest) == sum(sizes)
+    damage(folder / file, 140)
+    with pytest.raises(UserError, match=f"{file}: its SHA-256 is not that of dataset.json"):
+        verify.check_hashes(records.load_manifest(str(folder)))
+
+
+def test_an_index_of_another_size_is_refused_at_once(folder):
+    path = folder / "testB.index.npy"
+    path.write_bytes(path.read_bytes()[:-24])
+    with pytest.raises(UserError, match=r"testB\.index\.npy: \d+ bytes cannot hold the places of 4 records"):
+        records.load_manifest(str(folder))
+
+
 def test_an_index_that_points_elsewhere(folder):
     path = folder / "trainB.index.npy"
     index = np.load(path)

@@ -10,6 +10,7 @@ import signal
 import folder_of_records
 import numpy as np
 import pytest
+import record_folder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import TOY, Config
@@ -244,6 +245,32 @@ def test_a_corrupt_record_stops_with_shard_and_offset(tmp_path):
     with pytest.raises(UserError, match=r"trainB-00000-of-00001\.tfrecord") as caught:
         start(records.load_manifest(folder), tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """A data folder with a record in trainB that a decoder refuses, behind a right checksum."""
+    items = [{"image": image} for image in np.random.RandomState(0).randint(0, 256, (5, 16, 16, 3), np.uint8)]
+    bad = [*items[:4], {**items[4], "encoded": b"no picture"}]
+    return record_folder.make(tmp_path / "data", {"trainA": items, "trainB": bad}, load_size=16)
+
+
+def test_an_undecodable_record_stops_with_its_key(spoilt, tmp_path):
+    with pytest.raises(UserError, match=r"record 4 of trainB .*\(key trainB/4\).* cannot be decoded") as caught:
+        start(spoilt, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_skipped_records_are_counted_and_a_resumed_run_skips_alike(spoilt, tmp_path, capsys):
+    assert start(spoilt, tmp_path / "run", on_bad_record="skip") == EXIT_OK
+    errors = capsys.readouterr().err
+    assert errors.count("(key trainB/4) cannot be used") == 1
+    assert "bad records 1" in errors
+    assert logged(tmp_path / "run")[-1]["data/bad_records"] == 1
+    for steps in (4, 8):
+        start(spoilt, tmp_path / "resumed", on_bad_record="skip", recipe={"steps": steps})
+    whole, resumed = final_state(tmp_path / "run"), final_state(tmp_path / "resumed")
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("missing", ["trainA", "trainB"])

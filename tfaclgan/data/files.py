@@ -9,14 +9,20 @@ import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 
 def hash_file(path: str) -> str:
     """SHA-256 of a file in hex."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return hash_stream(file)
+
+
+def hash_stream(file: IO[bytes]) -> str:
+    """SHA-256 of what is left of an open file in hex."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -70,6 +70,7 @@ def training_dataset(
     host: int = 0,
     hosts: int = 1,
     replicas_per_host: int = 1,
+    bad_records: reading.BadRecords | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of both domains for one host, in replica order.
 
@@ -82,6 +83,7 @@ def training_dataset(
         first_step: step of the first element.
         host, hosts: this host's number, and how many there are.
         replicas_per_host: replicas fed by one host.
+        bad_records: where bad records are counted, which the next sound one then stands for; None: they are errors.
 
     Returns:
         Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int32 [b], "key_a", "key_b": string [b], and
@@ -101,13 +103,18 @@ def training_dataset(
         raise UserError(f"host {host} of {hosts} does not exist; hosts are numbered from 0")
     rows = global_batch // replicas
     rows_per_host = global_batch // hosts
-    domains = [_Domain(manifest, split, options, number, name) for number, (name, split) in enumerate(_DOMAINS)]
+    domains = [
+        _Domain(manifest, split, options, number, name, bad_records) for number, (name, split) in enumerate(_DOMAINS)
+    ]
     blurred = []
     if options.blurred_copies:
         if manifest.channels not in (1, 3):
             raise UserError(f"--blurred_copies: pictures of {manifest.channels} channels have no edges; drop the flag")
         alone = dataclasses.replace(options, companions=())
-        blurred = [_Domain(manifest, split, alone, 2 + number, name) for number, (name, split) in enumerate(_BLURRED)]
+        blurred = [
+            _Domain(manifest, split, alone, 2 + number, name, bad_records)
+            for number, (name, split) in enumerate(_BLURRED)
+        ]
     match = matching.parse(options.match_histograms, manifest.channels)
     calls = options.parallel_calls or tf.data.AUTOTUNE
 
@@ -184,14 +191,22 @@ def evaluation_dataset(
     return dataset.prefetch(1).with_options(_dataset_options(options))
 
 
-def read_images(manifest: records.Manifest, split: str, count: int, options: PipelineOptions) -> np.ndarray:
+def read_images(
+    manifest: records.Manifest,
+    split: str,
+    count: int,
+    options: PipelineOptions,
+    bad_records: reading.BadRecords | None = None,
+) -> np.ndarray:
     """The first `count` images of a split (fewer if it has fewer): uint8 [n, h, w, c], prepared as for tests.
+
+    With `bad_records` the next sound image stands for a bad one.
 
     Raises:
         UserError: a missing split, a broken index, a damaged record.
     """
     _check(manifest, options)
-    reader = reading.SplitReader(manifest, split)
+    reader = reading.SplitReader(manifest, split, bad_records=bad_records)
     images = []
     for number in range(min(count, len(reader))):
         example = records.parse(tf.constant(reader.read(number)))
@@ -206,10 +221,16 @@ class _Domain:
     """One domain's records: order, reading, augmentation."""
 
     def __init__(
-        self, manifest: records.Manifest, split: str, options: PipelineOptions, number: int, name: str
+        self,
+        manifest: records.Manifest,
+        split: str,
+        options: PipelineOptions,
+        number: int,
+        name: str,
+        bad_records: reading.BadRecords | None,
     ) -> None:
         self.name = name
-        self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb)
+        self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb, bad_records=bad_records)
         self._augmentation = augment.parse(options.augment)
         augment.check_channels(self._augmentation, manifest.channels, options.augment)
         self._channels = manifest.channels
@@ -238,7 +259,8 @@ class _Domain:
     def decode(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One sample as stored: the image and its companions, uint8 [h, w, c]."""
         return {
-            field: _decode(row[f"{field}/encoded"], 1 if field in _MAPS else self._channels) for field in self._fields
+            field: records.decode(row[f"{field}/encoded"], 1 if field in _MAPS else self._channels)
+            for field in self._fields
         }
 
     def images(self, row: dict[str, tf.Tensor], decoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -329,17 +351,9 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     return {**example, **{name: tf.cast(example[name], tf.int32) for name in records.INT_FEATURES}}
 
 
-def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """uint8 [h, w, channels]; either decoder reads JPEG and PNG, but only one knows of four channels."""
-    if channels == 4:
-        return tf.io.decode_png(encoded, channels=channels)
-    # The default, INTEGER_FAST, is up to 6 of 255 levels off and no faster here; this one equals Pillow's.
-    return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
-
-
 def _evaluation_image(encoded: tf.Tensor, field: str, channels: int, options: PipelineOptions) -> tf.Tensor:
     is_map = field in _MAPS
-    image = _decode(encoded, 1 if is_map else channels)
+    image = records.decode(encoded, 1 if is_map else channels)
     image = augment.evaluation_image(image, options.height, options.width, options.load_size, nearest=is_map)
     image.set_shape([options.height, options.width, 1 if is_map else channels])
     return image

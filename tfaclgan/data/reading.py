@@ -14,9 +14,10 @@ import io
 import os
 import re
 import struct
+import sys
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,6 +29,8 @@ _FOOTER_BYTES = 4
 _BLOCK_BYTES = 128  # a checksum's blocks are taken in parallel, so this is the number of steps times four
 _CASTAGNOLI = 0x82F63B78  # reflected polynomial of CRC-32C
 _REMOTE_READS = 16  # at once; each waits tens of milliseconds for an object store
+_UNSEEN, _SOUND, _BAD = range(3)  # verdicts on records
+_MOST_TOLD = 20  # bad records that are passed over, each in a line of its own
 _MEND = "copy the data again, or make it again with data_tools/make_tfrecords.py"
 
 
@@ -100,19 +103,53 @@ def masked_crc32c(data: bytes) -> int:
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+class BadRecordError(UserError):
+    """A record that is not what was written, or holds no picture; names shard, record, byte offset and key."""
+
+
+class BadRecords:
+    """The bad records that a run has met and passed over (`--on_bad_record=skip`); safe to use from several threads."""
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or (lambda text: print(f"tfaclgan: warning: {text}", file=sys.stderr, flush=True))
+        self._places: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many different records, since this process started to read."""
+        return len(self._places)
+
+    def add(self, place: str, error: BadRecordError) -> None:
+        """Counts the record at `place`, and tells of it if it is new and not one of very many."""
+        with self._lock:
+            new = place not in self._places
+            self._places.add(place)
+            count = len(self._places)
+        if new and count <= _MOST_TOLD:
+            last = "; further ones are only counted" if count == _MOST_TOLD else ""
+            self._say(f"{error}; passed over{last}")
+
+
 class SplitReader:
     """Reads the records of one split by number; safe to use from several threads.
+
+    With `bad_records`, each record is decoded once when it is first read, and the next sound one stands for a bad one:
+    which that is depends on the files alone, so a resumed run sees what an uninterrupted one does.
 
     Args:
         manifest: the data folder.
         split: "trainA", "trainB", "testA" or "testB".
         cache_mb: records are kept in memory once read if all of the split's payloads fit this many MiB.
+        bad_records: where bad records are counted; None: they are errors.
 
     Raises:
         UserError: the split is missing or empty, or its index does not fit its shards.
     """
 
-    def __init__(self, manifest: records.Manifest, split: str, *, cache_mb: int = 0) -> None:
+    def __init__(
+        self, manifest: records.Manifest, split: str, *, cache_mb: int = 0, bad_records: BadRecords | None = None
+    ) -> None:
         self._split = manifest.split(split)
         self._paths = [manifest.path(shard.file) for shard in self._split.shards]
         self._index = _load_index(manifest, self._split)
@@ -122,6 +159,8 @@ class SplitReader:
         self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS) if remote else None
         fits = int(self._index[:, 2].sum()) <= cache_mb * 2**20
         self._cache: list[bytes | None] | None = [None] * self._split.count if fits else None
+        self._channels, self._bad_records = manifest.channels, bad_records
+        self._verdicts = np.full(self._split.count if bad_records else 0, _UNSEEN, np.uint8)
 
     def __len__(self) -> int:
         return self._split.count
@@ -132,17 +171,67 @@ class SplitReader:
         return self._cache is not None
 
     def read(self, number: int) -> bytes:
-        """Payload of record `number`, checked.
+        """Payload of record `number`, checked, or of the next sound one if bad ones are passed over.
 
         Raises:
-            UserError: truncated or damaged; names shard, offset and record.
+            UserError: truncated or damaged; names shard, offset, record and key.
         """
-        if self._cache is not None:
-            kept = self._cache[number]
-            if kept is None:
-                kept = self._cache[number] = self._read(number)
-            return kept
-        return self._read(number)
+        if self._bad_records is None:
+            return self._kept(number)
+        for ahead in range(self._split.count):
+            candidate = (number + ahead) % self._split.count
+            if self._verdicts[candidate] == _BAD:
+                continue
+            try:
+                payload = self._kept(candidate)
+                if self._verdicts[candidate] == _UNSEEN:
+                    self._inspect(candidate, payload)
+                    self._verdicts[candidate] = _SOUND
+                return payload
+            except BadRecordError as error:
+                self._verdicts[candidate] = _BAD
+                self._bad_records.add(self.where(candidate), error)
+        raise UserError(f"{self._paths[0]}: all {self._split.count} records of {self._split.name} are bad; {_MEND}")
+
+    def inspect(self, number: int) -> None:
+        """Reads and decodes record `number` as training would.
+
+        Raises:
+            BadRecordError: it is not sound.
+        """
+        self._inspect(number, self._kept(number))
+
+    def _kept(self, number: int) -> bytes:
+        """Payload of record `number` from memory or from its shard."""
+        if self._cache is None:
+            return self._read(number)
+        kept = self._cache[number]
+        if kept is None:
+            kept = self._cache[number] = self._read(number)
+        return kept
+
+    def _inspect(self, number: int, payload: bytes) -> None:
+        import tensorflow as tf
+
+        try:
+            record = records.features(payload)
+        except (ValueError, KeyError) as error:
+            raise self._bad(number, payload, "does not hold the fields of an image") from error
+        size = (record["image/height"], record["image/width"])
+        for name in ("image", *records.COMPANIONS):
+            encoded = record[f"{name}/encoded"]
+            if not encoded and name != "image" and not getattr(self._split, f"has_{name}"):
+                continue
+            channels = 1 if name in ("mask", "label_map") else self._channels
+            try:
+                with tf.device("CPU"):
+                    found = tuple(records.decode(encoded, channels).shape[:2])
+            except tf.errors.OpError as error:
+                problem = f"cannot be used: its {name} cannot be decoded ({one_line(error)})"
+                raise self._bad(number, payload, problem) from error
+            if found != size:
+                problem = f"cannot be used: its {name} has {found[1]}x{found[0]} pixels, not {size[1]}x{size[0]}"
+                raise self._bad(number, payload, problem)
 
     def read_many(self, numbers: np.ndarray) -> np.ndarray:
         """Payloads of the records `numbers` [n] as an object array [n] of bytes."""
@@ -157,24 +246,26 @@ class SplitReader:
         try:
             frame = self._file(shard).read(offset - _HEADER_BYTES, _HEADER_BYTES + length + _FOOTER_BYTES)
         except _file_errors() as error:
-            raise UserError(self._complaint(number, f"cannot be read ({one_line(error)})")) from error
+            raise UserError(f"{self.where(number)} cannot be read ({one_line(error)}); {_MEND}") from error
+        stored = frame[_HEADER_BYTES : _HEADER_BYTES + length]
         if len(frame) != _HEADER_BYTES + length + _FOOTER_BYTES:
-            raise UserError(self._complaint(number, "is cut off: the shard ends before it"))
+            raise self._bad(number, stored, "is cut off: the shard ends before it")
         stored_length, length_sum = struct.unpack("<QI", frame[:_HEADER_BYTES])
-        payload = frame[_HEADER_BYTES:-_FOOTER_BYTES]
         if stored_length != length or masked_crc32c(frame[:8]) != length_sum:
-            raise UserError(self._complaint(number, "does not begin where the index says, or its length is damaged"))
-        if masked_crc32c(payload) != struct.unpack("<I", frame[-_FOOTER_BYTES:])[0]:
-            raise UserError(self._complaint(number, "is damaged: its checksum is wrong"))
-        return payload
+            raise self._bad(number, stored, "does not begin where the index says, or its length is damaged")
+        if masked_crc32c(stored) != struct.unpack("<I", frame[-_FOOTER_BYTES:])[0]:
+            raise self._bad(number, stored, "is damaged: its checksum is wrong")
+        return stored
 
     def where(self, number: int) -> str:
         """Shard, record and byte offset of record `number`, for messages."""
         shard, offset, _ = (int(value) for value in self._index[number])
         return f"{self._paths[shard]}: record {number} of {self._split.name} at byte {offset}"
 
-    def _complaint(self, number: int, problem: str) -> str:
-        return f"{self.where(number)} {problem}; {_MEND}"
+    def _bad(self, number: int, payload: bytes, problem: str) -> BadRecordError:
+        key = records.key_of(payload)
+        named = f"key {key}" if key else "key unreadable"
+        return BadRecordError(f"{self.where(number)} ({named}) {problem}; {_MEND}")
 
     def _file(self, shard: int) -> _File:
         with self._lock:
@@ -257,7 +348,7 @@ def _load_index(manifest: records.Manifest, split: records.Split) -> np.ndarray:
     return index
 
 
-_MARKED = re.compile(r"\bUserError: ([^\n]+)")
+_MARKED = re.compile(r"\b(?:UserError|BadRecordError): ([^\n]+)")
 _UNDECODABLE = re.compile(r"JPEG|PNG|image file format|decode|Example", re.IGNORECASE)
 
 
@@ -289,35 +380,11 @@ def explain(error: BaseException, manifest: records.Manifest | None = None) -> U
 
 
 def _first_undecodable(manifest: records.Manifest) -> UserError | None:
-    import tensorflow as tf
-
     for split in (name for name in records.SPLITS if name in manifest.splits and manifest.splits[name].count):
         reader = SplitReader(manifest, split)
         for number in range(len(reader)):
             try:
-                example = records.parse(tf.constant(reader.read(number)))
+                reader.inspect(number)
             except UserError as error:
                 return error
-            except tf.errors.OpError:
-                return UserError(f"{reader.where(number)} does not hold the fields of an image; {_MEND}")
-            key = example["image/key"].numpy().decode("utf-8", "replace")
-            for feature in ("image/encoded", "target/encoded", "mask/encoded", "label_map/encoded"):
-                problem = _decoding_problem(example[feature].numpy(), optional=feature != "image/encoded")
-                if problem:
-                    what = feature.partition("/")[0]
-                    return UserError(
-                        f"{reader.where(number)} ({key}): its {what} cannot be decoded ({problem}); {_MEND}"
-                    )
     return None
-
-
-def _decoding_problem(encoded: Any, *, optional: bool) -> str:
-    import tensorflow as tf
-
-    if optional and not encoded:
-        return ""
-    try:
-        tf.io.decode_image(encoded, expand_animations=False)
-    except tf.errors.OpError as error:
-        return one_line(error)
-    return ""

@@ -27,12 +27,15 @@ import os
 import re
 from typing import Any
 
+from tfaclgan.data.files import printable
 from tfaclgan.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "dataset.json"
 SPLITS = ("trainA", "trainB", "testA", "testB")
 BYTES_FEATURES = ("image/encoded", "image/format", "image/key", "target/encoded", "mask/encoded", "label_map/encoded")
+# An index: three int64 a record behind NumPy's header.
+_INDEX_ROW_BYTES, _MOST_HEADER_BYTES, _HEADER_MULTIPLE = 24, 1024, 64
 COMPANIONS = ("target", "mask", "label_map")  # what may belong to an image
 INT_FEATURES = ("image/height", "image/width", "image/channels", "image/label")
 
@@ -149,6 +152,48 @@ def parse(serialized: Any) -> dict[str, Any]:
     return tf.io.parse_single_example(serialized, features)
 
 
+def decode(encoded: Any, channels: int) -> Any:
+    """A record's picture as uint8 [h, w, channels]; either decoder reads JPEG and PNG, but only one four channels."""
+    import tensorflow as tf
+
+    if channels == 4:
+        return tf.io.decode_png(encoded, channels=channels)
+    # The default, INTEGER_FAST, is up to 6 of 255 levels off and no faster here; this one equals Pillow's.
+    return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
+
+
+def features(payload: bytes) -> dict[str, Any]:
+    """A serialized record as {feature: bytes or int}, the key as text; needs no graph.
+
+    Raises:
+        ValueError: not a tf.train.Example.
+        KeyError: a feature is missing.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    try:
+        found = tf.train.Example.FromString(payload).features.feature
+    except DecodeError as error:
+        raise ValueError("no tf.train.Example") from error
+    values: dict[str, Any] = {name: found[name].bytes_list.value for name in BYTES_FEATURES if name in found}
+    values.update({name: found[name].int64_list.value for name in INT_FEATURES if name in found})
+    for name in (*BYTES_FEATURES, *INT_FEATURES):
+        if len(values.get(name, ())) != 1:
+            raise KeyError(name)
+        values[name] = values[name][0]
+    values["image/key"] = values["image/key"].decode("utf-8", "surrogateescape")
+    return values
+
+
+def key_of(payload: bytes) -> str:
+    """The key in a record that may be damaged, on one line; "" if it cannot be read."""
+    try:
+        return printable(features(payload)["image/key"])
+    except (ValueError, KeyError):
+        return ""
+
+
 def manifest_json(manifest: Manifest) -> str:
     """`dataset.json`'s text; equal manifests give equal bytes."""
     content = dataclasses.asdict(manifest)
@@ -216,3 +261,9 @@ def _check_split(manifest: Manifest, split: Split, make: str) -> None:
             raise UserError(f"{path}: {size} bytes, but {MANIFEST_NAME} says {shard.bytes}; {make}")
     if split.count and not gfile.exists(manifest.path(split.index)):
         raise UserError(f"{manifest.path(split.index)}: index named in {MANIFEST_NAME} is missing; {make}")
+    size = gfile.stat(manifest.path(split.index)).length if split.count else 0
+    header = size - split.count * _INDEX_ROW_BYTES
+    if split.count and not (0 < header <= _MOST_HEADER_BYTES and header % _HEADER_MULTIPLE == 0):
+        raise UserError(
+            f"{manifest.path(split.index)}: {size} bytes cannot hold the places of {split.count} records; {make}"
+        )

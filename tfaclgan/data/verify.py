@@ -13,19 +13,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tfaclgan.data import images
-from tfaclgan.data.files import hash_file, printable
+from tfaclgan.data.files import hash_file, hash_stream, printable
 from tfaclgan.data.records import (
-    BYTES_FEATURES,
     COMPANIONS,
-    INT_FEATURES,
+    MANIFEST_NAME,
     SPLITS,
     Manifest,
     Shard,
     Split,
+    features,
+    key_of,
     load_manifest,
 )
 from tfaclgan.data.shards import read_offsets
-from tfaclgan.errors import UserError
+from tfaclgan.errors import UserError, one_line
 
 _MAX_PIXELS = 2**28  # far above any load size
 # Twelve colours that are easy to tell apart, for class numbers; they repeat.
@@ -55,6 +56,32 @@ def verify(folder: str, advance: Callable[[int], Any] | None = None) -> Manifest
     for split in _ordered(manifest):
         _verify_split(manifest, split, advance or (lambda count: None))
     return manifest
+
+
+def check_hashes(manifest: Manifest) -> int:
+    """Compares the SHA-256 of every shard and index with dataset.json, wherever the folder lies.
+
+    Returns:
+        How many bytes were read.
+
+    Raises:
+        UserError: the first file that is not the one dataset.json was written with.
+    """
+    from tensorflow.io import gfile
+
+    total = 0
+    for split in _ordered(manifest):
+        for name, expected in [*((s.file, s.sha256) for s in split.shards), (split.index, split.index_sha256)]:
+            path = manifest.path(name)
+            with gfile.GFile(path, "rb") as file:
+                found = hash_stream(file)
+                total += file.tell()
+            if found != expected:
+                raise UserError(
+                    f"{path}: its SHA-256 is not that of {MANIFEST_NAME}, so it was changed or damaged; data_tools/"
+                    "verify_tfrecords.py names the record; copy the data again, or make it again"
+                )
+    return total
 
 
 def _verify_split(manifest: Manifest, split: Split, advance: Callable[[int], Any]) -> None:
@@ -93,7 +120,7 @@ def _read_index(manifest: Manifest, split: Split) -> np.ndarray:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != split.index_sha256:
         raise UserError(f"{path}: its SHA-256 is not that of dataset.json; convert again")
-    index = np.load(io.BytesIO(data))
+    index = np.load(io.BytesIO(data), allow_pickle=False)
     if index.shape != (split.count, 3):
         raise UserError(f"{path}: shape {index.shape}, but dataset.json says {split.count} records; convert again")
     return index
@@ -111,44 +138,17 @@ def _payloads(path: str, rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
             with open(path, "rb") as file:
                 file.seek(offset)
                 payload = file.read(length)
-            raise _bad(path, offset, _key_of(payload), "its CRC is wrong") from error
-
-
-def _key_of(payload: bytes) -> str:
-    """The key in a damaged payload, as far as it can be read."""
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
-    try:
-        return _features(tf.train.Example.FromString(payload))["image/key"]
-    except (DecodeError, KeyError, ValueError):
-        return ""
-
-
-def _features(example: Any) -> dict[str, Any]:
-    """The record's features by name; KeyError for a missing one."""
-    features = example.features.feature
-    values: dict[str, Any] = {name: features[name].bytes_list.value for name in BYTES_FEATURES if name in features}
-    values.update({name: features[name].int64_list.value for name in INT_FEATURES if name in features})
-    for name in (*BYTES_FEATURES, *INT_FEATURES):
-        if len(values.get(name, ())) != 1:
-            raise KeyError(name)
-        values[name] = values[name][0]
-    values["image/key"] = values["image/key"].decode("utf-8", "surrogateescape")
-    return values
+            raise _bad(path, offset, key_of(payload), "its CRC is wrong") from error
 
 
 def _verify_record(
     manifest: Manifest, split: Split, path: str, offset: int, payload: bytes
 ) -> tuple[str, tuple[int, int]]:
     """(key, (height, width)) of a record that is what it says it is."""
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
     try:
-        record = _features(tf.train.Example.FromString(payload))
-    except DecodeError as error:
-        raise _bad(path, offset, "", "no tf.train.Example") from error
+        record = features(payload)
+    except ValueError as error:
+        raise _bad(path, offset, "", one_line(error)) from error
     except KeyError as error:
         raise _bad(path, offset, "", f"feature {error} is missing") from error
     key, size = record["image/key"], (record["image/height"], record["image/width"])
@@ -238,7 +238,7 @@ def contact_sheet(manifest: Manifest, *, columns: int = 12, cell: int = 96) -> I
 
 
 def _rows(manifest: Manifest, split: Split, columns: int) -> Iterator[_Row]:
-    index = np.load(manifest.path(split.index))
+    index = np.load(manifest.path(split.index), allow_pickle=False)
     chosen = np.unique(np.linspace(0, split.count - 1, min(columns, split.count)).round().astype(int))
     records = [_read(manifest, split.shards[index[i, 0]], *index[i, 1:].tolist()) for i in chosen]
     for name in ("image", *COMPANIONS):
@@ -251,8 +251,6 @@ def _rows(manifest: Manifest, split: Split, columns: int) -> Iterator[_Row]:
 
 
 def _read(manifest: Manifest, shard: Shard, offset: int, length: int) -> dict[str, Any]:
-    import tensorflow as tf
-
     with open(os.path.join(manifest.folder, shard.file), "rb") as file:
         file.seek(offset)
-        return _features(tf.train.Example.FromString(file.read(length)))
+        return features(file.read(length))

@@ -234,10 +234,19 @@ class _Data:
 
     def batches(self, split: str, count: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """The first `count` images as (number of the first, padded batch of numpy arrays)."""
-        from tfaclgan.data import pipeline
+        import tensorflow as tf
+
+        from tfaclgan.data import pipeline, reading
 
         start = 0
-        for element in pipeline.evaluation_dataset(self.manifest, split, self.options, batch=self.batch):
+        elements = iter(pipeline.evaluation_dataset(self.manifest, split, self.options, batch=self.batch))
+        while True:
+            try:
+                element = next(elements, None)
+            except tf.errors.OpError as error:
+                raise reading.explain(error, self.manifest) or error from error
+            if element is None:
+                return
             if start >= count:
                 return
             element = {key: value.numpy() for key, value in element.items()}

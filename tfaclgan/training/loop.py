@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from tfaclgan.data import pipeline
+from tfaclgan.data import pipeline, reading
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.strategy import Hardware
 from tfaclgan.engine.tensorflow import Engine, Report, build_networks
@@ -37,6 +37,7 @@ class Settings:
 
     recipe: Recipe
     data_options: pipeline.PipelineOptions
+    on_bad_record: str = "stop"  # or "skip"
     seed: int = 0
     dtype: str = "float32"
     xla: str = "auto"
@@ -133,6 +134,7 @@ class _Session:
         }
         self._intervals = {name: _round_up(value, period) for name, value in self._intervals.items()}
         self._step = self._restore()
+        self._bad_records = reading.BadRecords() if settings.on_bad_record == "skip" else None
         self._sums: dict[str, list[tuple[float, int]]] = {}
         self._translator: Translator | None = None
         self._profiling = False
@@ -202,9 +204,7 @@ class _Session:
         try:
             return self._engine.train(iterator, steps)
         except tf.errors.OpError as error:
-            from tfaclgan.data import reading
-
-            explained = reading.explain(error)
+            explained = reading.explain(error, self._manifest)
             if explained is None:
                 raise
             raise explained from error
@@ -254,6 +254,7 @@ class _Session:
                 host=hardware.host,
                 hosts=hardware.hosts,
                 replicas_per_host=hardware.replicas_per_host,
+                bad_records=self._bad_records,
             )
             # Names of files are no use on the device, and XLA has no strings.
             return dataset.map(lambda batch: {k: v for k, v in batch.items() if v.dtype != tf.string})
@@ -276,6 +277,8 @@ class _Session:
         self._sums.clear()
         scalars.update({f"learning_rate/{name}": rate for name, rate in self._engine.learning_rates().items()})
         scalars.update({f"weight_norm/{name}": norm for name, norm in self._engine.weight_norms().items()})
+        if self._bad_records is not None:
+            scalars["data/bad_records"] = float(self._bad_records.count)
         self._monitor.log(self._step, scalars)
 
     def _save(self) -> None:
@@ -332,7 +335,7 @@ class _Session:
             if split not in self._manifest.splits or not self._manifest.splits[split].count:
                 split = f"train{direction[0].upper()}"
             images = pipeline.read_images(
-                self._manifest, split, self._settings.sample_count, self._settings.data_options
+                self._manifest, split, self._settings.sample_count, self._settings.data_options, self._bad_records
             )
             sheet = samples.sheet(translator, images, direction)
             samples.write_png(os.path.join(self._run.folder("samples"), f"{direction}_{self._step:09d}.png"), sheet)
