@@ -99,6 +99,46 @@ def test_full_disk_leaves_the_old_checkpoint_and_no_half_one(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["step_000000001"]
 
 
+def test_a_disk_that_fills_in_the_middle_of_a_file(tmp_path, monkeypatch):
+    checkpoint.save(str(tmp_path), state(1), 1)
+
+    def write_half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(checkpoint.files, "write_flushed", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(str(tmp_path), state(2), 2)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["step_000000001"]
+    assert checkpoint.load_newest(str(tmp_path))[0].step == 1
+
+
+def test_nothing_gets_its_name_before_it_is_on_the_disk(tmp_path, monkeypatch):
+    """What a power cut may undo: names and contents that were not synced when the folder was renamed."""
+    order = []
+    fsync, replace = os.fsync, os.replace
+
+    def recording_fsync(descriptor):
+        order.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def recording_replace(source, target):
+        order.append(("rename", str(source)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
+    checkpoint.save(str(tmp_path), state(1), 1)
+    [renamed] = [number for number, (what, _) in enumerate(order) if what == "rename"]
+    written = order[renamed][1]
+    before = {path for what, path in order[:renamed]}
+    assert before == {written, f"{written}/state.safetensors", f"{written}/manifest.json"}
+    assert order[renamed - 1] == ("sync", written)  # after the files in it
+    assert order[renamed + 1 :] == [("sync", str(tmp_path))]
+
+
 def test_prune_keeps_the_newest_and_sweeps_interrupted_saves(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoint.save(str(tmp_path), state(step), step)

@@ -236,6 +236,30 @@ def test_a_damaged_checkpoint_costs_only_what_came_after_the_older_one(data, tmp
     assert all(np.array_equal(whole[name], final_state_after_damage[name]) for name in whole)
 
 
+def test_a_disk_that_fills_in_the_middle_of_a_save_costs_only_that_save(data, tmp_path, monkeypatch):
+    write = checkpoint.files.write_flushed
+
+    def full(path, content):
+        if "step_000000008" in path:
+            with open(path, "wb") as file:
+                file.write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device", path)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint.files, "write_flushed", full)
+    with pytest.raises(OSError, match="No space left"):
+        start(data, tmp_path / "full")
+    monkeypatch.undo()
+    monkeypatch.setitem(base._REGISTRY, "toy", TOY)
+    assert os.listdir(tmp_path / "full" / "checkpoints") == ["step_000000004"]
+    start(data, tmp_path / "full")
+    start(data, tmp_path / "whole")
+    whole, after = final_state(tmp_path / "whole"), final_state(tmp_path / "full")
+    assert all(np.array_equal(whole[name], after[name]) for name in whole)
+    steps = [line["step"] for line in logged(tmp_path / "full") if "critic/loss" in line]
+    assert steps == [2, 4, 6, 8]
+
+
 def test_a_corrupt_record_stops_with_shard_and_offset(tmp_path):
     folder = folder_of_records.write(tmp_path / "data")
     shard = tmp_path / "data" / "trainB-00000-of-00001.tfrecord"

@@ -67,6 +67,7 @@ def whole_folder(path: str) -> Iterator[str]:
     try:
         os.makedirs(temporary)
         yield temporary
+        flush(temporary)  # the names in it, before the folder has its own
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
