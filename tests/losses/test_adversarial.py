@@ -15,10 +15,15 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-EXPECTED = {
-    "least_squares": (lambda s: (s - 1) ** 2, lambda s: s**2),
-    "non_saturating": (lambda s: -np.log(sigmoid(s)), lambda s: -np.log(1 - sigmoid(s))),
-    "wasserstein": (lambda s: -s, lambda s: s),
+EXPECTED = {  # of a discriminator's real and fake images, of a generator's fakes
+    "least_squares": (lambda s: (s - 1) ** 2, lambda s: s**2, lambda s: (s - 1) ** 2),
+    "non_saturating": (
+        lambda s: -np.log(sigmoid(s)),
+        lambda s: -np.log(1 - sigmoid(s)),
+        lambda s: -np.log(sigmoid(s)),
+    ),
+    "wasserstein": (lambda s: -s, lambda s: s, lambda s: -s),
+    "hinge": (lambda s: np.maximum(0, 1 - s), lambda s: np.maximum(0, 1 + s), lambda s: -s),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tfaclgan.inference import arrays
 from tfaclgan.inference.folders import translate_folder
 from tfaclgan.inference.translator import Translator
 from tfaclgan.layers.resampling import area_pool
-from tfaclgan.losses import foreground
+from tfaclgan.losses import foreground, penalty
 from tfaclgan.losses.reconstruction import total_variation
 from tfaclgan.methods import ugatit
 from tfaclgan.training import samples
@@ -44,18 +45,27 @@ def networks():
     """Profile tf, light, with larger weights than at the start, so that every part shows."""
     built = build_networks(ugatit.METHOD, ugatit.Config(**TINY), (SIDE, SIDE, 3), dtype="float64")
     random = np.random.RandomState(5)
-    for network in built.values():
+    for name, network in built.items():
         for variable in network.trainable_variables:
             if variable.name == "kernel":
-                variable.assign(random.standard_normal(variable.shape) / np.sqrt(np.prod(variable.shape[:-1])))
+                # Some judges are steeper than 1, which their spectral norms would not let them be.
+                size = 6 if name in ("d_local_a", "d_global_b") and "squeeze" in variable.path else 1
+                variable.assign(size * random.standard_normal(variable.shape) / np.sqrt(np.prod(variable.shape[:-1])))
+        for layer in network._flatten_layers():
+            if hasattr(layer, "power_step"):
+                layer.power_step()
     return built
+
+
+def draw(name, shape):
+    return np.random.RandomState(zlib.crc32(name.encode())).uniform(size=shape)
 
 
 def losses(networks, phase, batch=None, carried=None, **options):
     config = ugatit.Config(**{**TINY, **options})
-    given = {key: tf.constant(value) for key, value in {**BATCH, **(batch or {})}.items()}
+    given = {key: tf.convert_to_tensor(value) for key, value in {**BATCH, **(batch or {})}.items()}
     function = {"d": ugatit.discriminator_loss, "g": ugatit.generator_loss}[phase]
-    return function(networks, given, types.SimpleNamespace(carried=carried or {}), config)
+    return function(networks, given, types.SimpleNamespace(carried=carried or {}, uniform=draw), config)
 
 
 def terms(*arguments, **options):
@@ -113,9 +123,138 @@ def test_generators_loss_is_the_references_formula(networks, outputs):
     assert len(actual) == 14
 
 
+def entropy(logits, target):
+    """Sigmoid cross-entropy, with both logarithms."""
+    probability = 1 / (1 + np.exp(-logits))
+    return -(target * np.log(probability) + (1 - target) * np.log(1 - probability))
+
+
+KINDS = {  # the TensorFlow code's gan_type: a real image's, a fake's and the generators' term (ugatit.md 2)
+    "non_saturating": (lambda s: entropy(s, 1), lambda s: entropy(s, 0), lambda s: entropy(s, 1)),
+    "hinge": (lambda s: np.maximum(1 - s, 0), lambda s: np.maximum(1 + s, 0), lambda s: -s),
+    "wasserstein_gp": (lambda s: -s, lambda s: s, lambda s: -s),
+    "wasserstein_lp": (lambda s: -s, lambda s: s, lambda s: -s),
+    "dragan": (lambda s: entropy(s, 1), lambda s: entropy(s, 0), lambda s: entropy(s, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_gan_hold_for_scores_and_classifiers(networks, outputs, kind):
+    on_real, on_fake, on_own_fake = KINDS[kind]
+    options = {"adversarial": kind, "adversarial_weight": 2.0, "discriminator_cam_weight": 0.5}
+    judging, painting = (terms(networks, p, gradient_penalty_weight=0.0, **options) for p in "dg")
+    assert len(judging) == 8
+    for domain in "ab":
+        for scale in ("global", "local"):
+            real, fake = (outputs[f"{k}_{scale}_{domain}"] for k in ("real", "fake"))
+            for output, prefix, weight in (("scores", "", 2.0), ("logits", "cam_", 1.0)):
+                values, of_fake = (np.asarray(getattr(judgement, output)) for judgement in (real, fake))
+                name = f"{prefix}{scale}_{domain}"
+                expected = weight * (on_real(values).mean() + on_fake(of_fake).mean())
+                assert judging[name] == pytest.approx(expected)
+                assert painting[f"adversarial_{name}"] == pytest.approx(weight * on_own_fake(of_fake).mean())
+
+
+SMALL = 24  # the smallest side that TINY's discriminators take: differences are taken in every number of an image
+
+
+def lengths(judge, images, step=1e-6):
+    """{output: [b]}: Euclidean lengths of the images' gradients, by central differences."""
+    found = {"scores": [], "logits": []}
+    for image in images:
+        moves = step * np.eye(image.size).reshape(-1, *image.shape)
+        judged = judge.judge(tf.constant(np.concatenate([image + moves, image - moves])))
+        for output, values in found.items():
+            sums = np.asarray(getattr(judged, output)).reshape(2, image.size, -1).sum(-1)
+            values.append(np.sqrt(np.sum(((sums[0] - sums[1]) / (2 * step)) ** 2)))
+    return {output: np.array(values) for output, values in found.items()}
+
+
+@pytest.fixture(scope="module")
+def small():
+    batch = {key: images[:, :SMALL, :SMALL] for key, images in BATCH.items()}
+    carried = {f"fake_{d}": tf.constant(np.tanh(pictures(seed)[:, :SMALL, :SMALL])) for seed, d in ((7, "a"), (8, "b"))}
+    return {"batch": batch, "carried": carried, "share_fakes": True}
+
+
+@pytest.mark.parametrize("near", ["fakes", "neighbours"])
+def test_penalties_are_taken_of_scores_and_of_classifiers(networks, small, near):
+    """10 (|gradient| - 1)^2 or its one-sided form, at mixtures with fakes (wgan) or noisy images (dragan)."""
+    kinds = ("wasserstein_gp", "wasserstein_lp") if near == "fakes" else ("dragan",)
+    options = {**small, "discriminator_cam_weight": 0.5, "adversarial_weight_b": 3.0}
+    actual = {kind: terms(networks, "d", adversarial=kind, **options) for kind in kinds}
+    seen = []
+    for domain, weight in (("a", 10.0), ("b", 30.0)):
+        images = small["batch"][domain]
+        other = np.asarray(small["carried"][f"fake_{domain}"])
+        if near == "neighbours":
+            spread = np.sqrt(np.mean((images - images.mean((1, 2, 3), keepdims=True)) ** 2, (1, 2, 3), keepdims=True))
+            other = images + 0.5 * spread * draw(f"penalty_{domain}/noise", images.shape)
+        share = draw(f"penalty_{domain}/share", (len(images),)).reshape(-1, 1, 1, 1)
+        for scale in ("global", "local"):
+            found = lengths(networks[f"d_{scale}_{domain}"], share * images + (1 - share) * other)
+            for output, prefix, factor in (("scores", "", 1.0), ("logits", "cam_", 0.5)):
+                excess = found[output] - 1
+                seen.extend(excess)
+                for kind in kinds:
+                    squared = np.maximum(excess, 0) ** 2 if kind == "wasserstein_lp" else excess**2
+                    expected = weight * factor * squared.mean()
+                    name = f"penalty_{prefix}{scale}_{domain}"
+                    assert actual[kind][name] == pytest.approx(expected, rel=1e-5, abs=1e-9), (kind, name)
+    assert min(seen) < -0.05  # both sides are tried
+    assert max(seen) > 0.05
+    assert not [name for name in terms(networks, "g", adversarial=kinds[0], batch=small["batch"]) if "penalty" in name]
+
+
+def agrees_with_differences(value, variables, jits=(False, True)):
+    """Compiled gradients of `value()`, along a random direction, against a central difference."""
+    random = np.random.RandomState(3)
+    ways = [random.standard_normal(v.shape) / np.sqrt(np.prod(v.shape)) for v in variables]
+
+    def moved(length):
+        for variable, way in zip(variables, ways, strict=True):
+            variable.assign_add(length * way)
+        return float(value())
+
+    def step():
+        with tf.GradientTape() as tape:
+            total = value()
+        return total, tape.gradient(total, [v.value for v in variables], unconnected_gradients="zero")
+
+    difference = (moved(1e-7) - moved(-2e-7)) / 2e-7
+    here = moved(1e-7)
+    for jit in jits:
+        total, gradients = tf.function(step, autograph=False, jit_compile=jit)()
+        along = sum(np.sum(np.asarray(g) * way) for g, way in zip(gradients, ways, strict=True))
+        assert along == pytest.approx(difference, rel=1e-4, abs=1e-6)
+        assert float(total) == pytest.approx(here)
+
+
+def test_penalties_have_their_gradients_under_xla(networks, small):
+    """They need second derivatives, which not every operation has (mirrored borders, peaks)."""
+    judge = networks["d_local_a"]
+    real, fake = tf.constant(small["batch"]["a"][:1]), small["carried"]["fake_a"][:1]
+
+    def value():
+        outputs = (lambda x: judge.judge(x).scores, lambda x: judge.judge(x).logits)
+        return sum(penalty.gradient_penalty(output, real, fake, tf.constant([0.3], real.dtype)) for output in outputs)
+
+    agrees_with_differences(value, judge.trainable_variables, jits=(True,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_every_kind_has_its_gradient_with_and_without_xla(networks, small, kind):
+    variables = [v for name in ugatit.DISCRIMINATORS for v in networks[name].trainable_variables]
+    agrees_with_differences(lambda: sum(losses(networks, "d", adversarial=kind, **small).terms.values()), variables)
+
+
 def test_without_their_weight_the_discriminators_classifiers_have_no_terms(networks):
     assert not [n for n in terms(networks, "d", discriminator_cam_weight=0.0) if "cam" in n]
     assert not [n for n in terms(networks, "g", discriminator_cam_weight=0.0) if "adversarial_cam" in n]
+    steep = terms(networks, "d", discriminator_cam_weight=0.0, adversarial="wasserstein_gp")
+    assert len(steep) == 8
+    assert not [n for n in steep if "cam" in n]
     assert not ugatit.choices(ugatit.Config(discriminator_cam_weight=0.0)).attend
 
 

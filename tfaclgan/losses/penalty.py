@@ -75,3 +75,13 @@ def r1_penalty(discriminator: Callable[[Tensor], Sequence[Tensor]], images: Tens
         return sum(ops.sum(scores) / float(scores.shape[1] * scores.shape[2]) ** 0.5 for scores in maps)
 
     return 0.5 * ops.mean(squared_norms(image_gradient(scaled, ops.stop_gradient(images))))
+
+
+def neighbourhood(images: Tensor, noise: Tensor) -> Tensor:
+    """What DRAGAN (Kodali et al., arXiv 1705.07215) takes for fakes in `gradient_penalty`, as U-GAT-IT's code has it.
+
+    images [b, h, w, c] + 0.5 * deviation * noise; noise of the same shape, uniform in (0, 1). The deviation is the
+    biased one of all an image's numbers; the code's is that of the batch, so that images would depend on each other.
+    """
+    deviation = ops.std(full_precision(images), axis=(1, 2, 3), keepdims=True)
+    return images + ops.cast(0.5 * deviation, images.dtype) * ops.cast(noise, images.dtype)

@@ -27,6 +27,9 @@ Deviations from the codes:
     - profile en: the fork's inverted switch of the rate's decay, its fixed pairs, its swapped adversarial weights,
       its channel order with the input as a content (unless `attention_order`=fork) and its total variation, which
       is none, are put right; masks work for any batch.
+    - the TensorFlow code's other kinds of GAN (`adversarial`): DRAGAN's noise is scaled by each image's deviation,
+      not the batch's (equal at the published batch of 1). Penalties judge whole images, whatever is hidden from the
+      auxiliary classifiers.
     - flat channels are normalised to 0 (layers/norm.py).
 """
 
@@ -57,6 +60,7 @@ from tfaclgan.networks import ugatit_sizes
 ops = lazy_import("keras.ops")
 adversarial = lazy_import("tfaclgan.losses.adversarial")
 foreground = lazy_import("tfaclgan.losses.foreground")
+penalty = lazy_import("tfaclgan.losses.penalty")
 precision = lazy_import("tfaclgan.layers.precision")
 reconstruction = lazy_import("tfaclgan.losses.reconstruction")
 resampling = lazy_import("tfaclgan.layers.resampling")
@@ -67,6 +71,17 @@ SCALES = ("global", "local")
 OTHER = {"a": "b", "b": "a"}
 GENERATORS = ("g_a2b", "g_b2a")
 DISCRIMINATORS = tuple(f"d_{scale}_{domain}" for domain in DOMAINS for scale in SCALES)
+
+# Form of the adversarial terms: its objective (losses/adversarial.py). The last three have a penalty besides.
+OBJECTIVE_OF = {
+    "least_squares": "least_squares",
+    "non_saturating": "non_saturating",
+    "hinge": "hinge",
+    "wasserstein_gp": "wasserstein",
+    "wasserstein_lp": "wasserstein",
+    "dragan": "non_saturating",
+}
+PENALISED = ("wasserstein_gp", "wasserstein_lp", "dragan")
 
 # What a profile sets where an option says "profile" (or -1, or 0 for mlp_dim).
 PROFILES: dict[str, dict[str, Any]] = {
@@ -189,7 +204,12 @@ class Config:
     generators_power_step: str = _switch("spectral norms make a power step in the generators' step too", networks=False)
     # Losses.
     adversarial: str = option(
-        "least_squares", "form of all adversarial terms", choices=("least_squares", "non_saturating")
+        "least_squares",
+        "form of all adversarial terms (gan_type lsgan, gan, hinge, wgan-gp, wgan-lp, dragan)",
+        choices=tuple(OBJECTIVE_OF),
+    )
+    gradient_penalty_weight: float = option(
+        10.0, "weight of the penalty of wasserstein_gp, wasserstein_lp and dragan (GP_ld)", minimum=0
     )
     adversarial_weight: float = option(1.0, "weight of the adversarial terms", minimum=0)
     adversarial_weight_a: float = option(
@@ -372,7 +392,7 @@ def phases(config: Config) -> tuple[Phase, ...]:
 
 def discriminator_loss(networks: Networks, batch: Batch, context: Context, config: Config) -> Loss:
     """Images against translations for all four discriminators, with their auxiliary classifiers."""
-    objective = adversarial.OBJECTIVES[config.adversarial]
+    objective = _objective(config)
     masks = _foregrounds(batch, config)
     if config.share_fakes:
         fakes = {domain: context.carried[f"fake_{domain}"] for domain in DOMAINS}
@@ -396,7 +416,38 @@ def discriminator_loss(networks: Networks, batch: Batch, context: Context, confi
             terms[name] = weight * _real_against_fakes(objective, scores)
             if config.discriminator_cam_weight:
                 terms[f"cam_{name}"] = weight * config.discriminator_cam_weight * _real_against_fakes(objective, logits)
+        if config.adversarial in PENALISED and config.gradient_penalty_weight:
+            terms |= _penalties(networks, batch[domain], fakes[domain], domain, context, config)
     return Loss(terms)
+
+
+def _objective(config: Config) -> Any:
+    return adversarial.OBJECTIVES[OBJECTIVE_OF[config.adversarial]]
+
+
+def _penalties(
+    networks: Networks, images: Tensor, fakes: Tensor, domain: str, context: Context, config: Config
+) -> dict[str, Tensor]:
+    """How steep both discriminators' scores and classifiers are, each by itself, at the same mixtures of images."""
+    share = context.uniform(f"penalty_{domain}/share", (images.shape[0],))
+    if config.adversarial == "dragan":
+        fakes = penalty.neighbourhood(images, context.uniform(f"penalty_{domain}/noise", tuple(images.shape)))
+    outputs = {"": ("scores", 1.0), "cam_": ("logits", config.discriminator_cam_weight)}
+    terms = {}
+    for scale in SCALES:
+        judge = networks[f"d_{scale}_{domain}"].judge
+        for prefix, (output, factor) in outputs.items():
+            if factor:
+                steepness = penalty.gradient_penalty(
+                    lambda mixed, judge=judge, output=output: getattr(judge(mixed), output),
+                    images,
+                    fakes,
+                    share,
+                    one_sided=config.adversarial == "wasserstein_lp",
+                )
+                weight = _adversarial_weight(domain, config) * factor * config.gradient_penalty_weight
+                terms[f"penalty_{prefix}{scale}_{domain}"] = weight * steepness
+    return terms
 
 
 def _real_against_fakes(objective: Any, values: list[Tensor]) -> Tensor:
@@ -407,7 +458,7 @@ def _real_against_fakes(objective: Any, values: list[Tensor]) -> Tensor:
 
 def generator_loss(networks: Networks, batch: Batch, context: Context, config: Config) -> Loss:
     """Adversarial terms, cycle, identity, auxiliary classifiers, and what the options add."""
-    objective = adversarial.OBJECTIVES[config.adversarial]
+    objective = _objective(config)
     cross_entropy = adversarial.OBJECTIVES["non_saturating"]
     distance = reconstruction.mean_absolute_error
     masks = _foregrounds(batch, config)
@@ -428,10 +479,10 @@ def generator_loss(networks: Networks, batch: Batch, context: Context, config: C
             if config.background_unjudged:
                 scores[0] = _settle(scores[0], shown[0], 1.0)
             name = f"{scale}_{domain}"
-            terms[f"adversarial_{name}"] = weight * objective.real(scores)
+            terms[f"adversarial_{name}"] = weight * objective.fool(scores)
             if config.discriminator_cam_weight:
                 cam_weight = weight * config.discriminator_cam_weight
-                terms[f"adversarial_cam_{name}"] = cam_weight * objective.real(cam_logits)
+                terms[f"adversarial_cam_{name}"] = cam_weight * objective.fool(cam_logits)
     for domain in DOMAINS:
         source = OTHER[domain]
         again = _generator_to(networks, source).paint(fakes[domain]).image
