@@ -235,6 +235,26 @@ def test_killed_anywhere_and_resumed(tmp_path, uninterrupted, lines, how):
     kill_and_resume(tmp_path / "set", lines, uninterrupted, how)
 
 
+def kill_at_random(folder, source, kills, seed):
+    """Kills at `kills` random moments (killed_conversions.py); how many conversions were compared in the end."""
+    script = ROOT / "tests" / "data_tools" / "killed_conversions.py"
+    command = [sys.executable, str(script), source, str(folder), str(kills), str(seed)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    killed, _, compared = (int(number) for number in re.findall(r"\d+", result.stdout))
+    assert killed == kills
+    return compared
+
+
+def test_killed_at_random_moments(tmp_path, uninterrupted):
+    assert kill_at_random(tmp_path, uninterrupted[0], 6, seed=0) >= 1
+
+
+@pytest.mark.slow
+def test_killed_at_50_random_moments(tmp_path, uninterrupted):
+    assert kill_at_random(tmp_path, uninterrupted[0], 50, seed=1) >= 5
+
+
 def test_two_converters_on_one_folder(tmp_path, uninterrupted):
     source, whole = uninterrupted
     first = start(source, tmp_path / "set", "--workers=1")
