@@ -6,10 +6,13 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
 
 
 def hash_file(path: str) -> str:
@@ -24,6 +27,22 @@ def hash_stream(file: IO[bytes]) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text from a file holds; ValueError for whatever is wrong with it, depth and encoding included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def parse_array(data: bytes) -> np.ndarray:
+    """The array in a .npy file's bytes; ValueError for whatever is wrong with it. Objects are never unpickled."""
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # NumPy hands a header to Python's parser and lets out what that raises
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def flush(path: str) -> None:

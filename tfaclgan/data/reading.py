@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import io
 import os
 import re
 import struct
@@ -22,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tfaclgan.data import records
+from tfaclgan.data.files import parse_array
 from tfaclgan.errors import UserError, one_line
 
 _HEADER_BYTES = 12
@@ -330,8 +330,8 @@ def _load_index(manifest: records.Manifest, split: records.Split) -> np.ndarray:
     path = manifest.path(split.index)
     try:
         with gfile.GFile(path, "rb") as file:
-            index = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    except (ValueError, EOFError, *_file_errors()) as error:
+            index = parse_array(file.read())
+    except (ValueError, *_file_errors()) as error:
         raise UserError(f"{path}: cannot be read as an index ({one_line(error)}); {_MEND}") from error
     if index.shape != (split.count, 3) or index.dtype != np.int64:
         raise UserError(

@@ -27,7 +27,7 @@ import os
 import re
 from typing import Any
 
-from tfaclgan.data.files import printable
+from tfaclgan.data.files import parse_json, printable
 from tfaclgan.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -220,7 +220,7 @@ def load_manifest(folder: str) -> Manifest:
         raise UserError(f"{path}: not found, so this is not a data folder; {make}")
     try:
         with gfile.GFile(path, "r") as file:
-            content = json.loads(file.read())
+            content = parse_json(file.read())
         if not isinstance(content, dict):
             raise ValueError("not an object")
         version = content.pop("schema_version")
@@ -231,10 +231,12 @@ def load_manifest(folder: str) -> Manifest:
             )
         splits = {}
         for name, split in content.pop("splits").items():
-            shards = tuple(Shard(**shard) for shard in split.pop("shards"))
-            splits[name] = Split(shards=shards, **split)
+            shards = tuple(_made(Shard, shard) for shard in split.pop("shards"))
+            splits[name] = _made(Split, {**split, "shards": shards})
+            if name not in SPLITS or splits[name].name != name:
+                raise ValueError(f"split {name!r} is none of {', '.join(SPLITS)}, or goes by another name")
         content["label_names"] = tuple(content.get("label_names", ()))
-        manifest = Manifest(folder=folder, splits=splits, **content)
+        manifest = _made(Manifest, {**content, "folder": folder, "splits": splits})
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -242,6 +244,23 @@ def load_manifest(folder: str) -> Manifest:
     for split in manifest.splits.values():
         _check_split(manifest, split, make)
     return manifest
+
+
+_KINDS = {"int": int, "bool": bool, "str": str, "dict[str, Any]": dict}
+
+
+def _made(kind: type, values: dict[str, Any]) -> Any:
+    """The dataclass made of JSON values; TypeError or ValueError if one is not what its field holds."""
+    made = kind(**values)
+    for field in dataclasses.fields(made):
+        value, expected = getattr(made, field.name), _KINDS.get(str(field.type))
+        if expected and type(value) is not expected:
+            raise TypeError(f"{field.name} is {value!r}, not {field.type}")
+        if expected is int and not 0 <= value < 2**63:
+            raise ValueError(f"{field.name} is {value}")
+        if field.name in ("file", "index") and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", value):
+            raise ValueError(f"{field.name} {value!r} is no plain file name")
+    return made
 
 
 def _check_split(manifest: Manifest, split: Split, make: str) -> None:
@@ -254,7 +273,7 @@ def _check_split(manifest: Manifest, split: Split, make: str) -> None:
         )
     for shard in split.shards:
         path = manifest.path(shard.file)
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", shard.file) or not gfile.exists(path):
+        if not gfile.exists(path):
             raise UserError(f"{path}: shard named in {MANIFEST_NAME} is missing; {make}")
         size = gfile.stat(path).length
         if size != shard.bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tfaclgan.data import images
-from tfaclgan.data.files import hash_file, hash_stream, printable
+from tfaclgan.data.files import hash_file, hash_stream, parse_array, printable
 from tfaclgan.data.records import (
     COMPANIONS,
     MANIFEST_NAME,
@@ -120,7 +119,10 @@ def _read_index(manifest: Manifest, split: Split) -> np.ndarray:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != split.index_sha256:
         raise UserError(f"{path}: its SHA-256 is not that of dataset.json; convert again")
-    index = np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        index = parse_array(data)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as an index ({error}); convert again") from error
     if index.shape != (split.count, 3):
         raise UserError(f"{path}: shape {index.shape}, but dataset.json says {split.count} records; convert again")
     return index
@@ -238,7 +240,7 @@ def contact_sheet(manifest: Manifest, *, columns: int = 12, cell: int = 96) -> I
 
 
 def _rows(manifest: Manifest, split: Split, columns: int) -> Iterator[_Row]:
-    index = np.load(manifest.path(split.index), allow_pickle=False)
+    index = _read_index(manifest, split)
     chosen = np.unique(np.linspace(0, split.count - 1, min(columns, split.count)).round().astype(int))
     records = [_read(manifest, split.shards[index[i, 0]], *index[i, 1:].tolist()) for i in chosen]
     for name in ("image", *COMPANIONS):
