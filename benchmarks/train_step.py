@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="threads of each side (0: the framework's default)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what ours computes in")
     parser.add_argument("--xla", default="auto", choices=("auto", "on", "off"), help="whether ours is compiled by XLA")
+    parser.add_argument("--rematerialise", action="store_true", help="ours keeps fewer maps and computes them twice")
     parser.add_argument("--json", default="", help="file to write all figures to (default: none)")
     parser.add_argument("--worker", default="", choices=("", "ours", "peer"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -196,7 +197,16 @@ def ours(arguments: argparse.Namespace) -> tuple:
     config = method.config(**options_of(arguments))
     shape = (arguments.size, arguments.size, 3)
     recipe = dataclasses.replace(method.recipe, batch_size=arguments.batch, image_size=arguments.size)
-    engine = Engine(method, config, image_shape=shape, recipe=recipe, seed=0, dtype=arguments.dtype, xla=arguments.xla)
+    engine = Engine(
+        method,
+        config,
+        image_shape=shape,
+        recipe=recipe,
+        seed=0,
+        dtype=arguments.dtype,
+        xla=arguments.xla,
+        rematerialise=arguments.rematerialise,
+    )
     random = np.random.RandomState(0)
     batch = {key: random.randint(0, 256, (arguments.batch, *shape)).astype(np.uint8) for key in ("a", "b")}
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())

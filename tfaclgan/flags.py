@@ -253,6 +253,12 @@ def define() -> None:
     )
     hardware(flags.DEFINE_enum, "xla", "auto", "Compile steps with XLA; auto: on GPUs and TPUs.", ("auto", "on", "off"))
     hardware(
+        flags.DEFINE_bool,
+        "rematerialise",
+        False,
+        "Compute the generators' maps again for the gradient instead of keeping them: less memory, more time.",
+    )
+    hardware(
         flags.DEFINE_integer,
         "steps_per_loop",
         50,

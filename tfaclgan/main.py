@@ -124,6 +124,7 @@ def _train() -> int:
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
         xla=FLAGS.xla,
+        rematerialise=FLAGS.rematerialise,
         deterministic=FLAGS.deterministic,
         steps_per_loop=FLAGS.steps_per_loop,
         log_every=FLAGS.log_every_steps,
@@ -212,7 +213,13 @@ def _tpu_check() -> int:
     image_shape = (height, width, _manifest(FLAGS.data_dir).channels if there else 3)
     method.check(config, image_shape)
     run = rundir.Run(_run_dir(), method, config, image_shape, {})
-    settings = loop.Settings(recipe, _data_options(height, width, recipe), seed=FLAGS.seed, dtype=FLAGS.dtype)
+    settings = loop.Settings(
+        recipe,
+        _data_options(height, width, recipe),
+        seed=FLAGS.seed,
+        dtype=FLAGS.dtype,
+        rematerialise=FLAGS.rematerialise,
+    )
     per_core = recipe.batch_size // FLAGS.tpu_cores
     look = tpu_check.largest_batch if FLAGS.find_batch else tpu_check.check
     found = look(run, settings, FLAGS.tpu_type, FLAGS.tpu_cores, per_core)

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfaclgan.engine.rematerialise import rematerialise as rematerialised
 from tfaclgan.errors import UserError
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
 from tfaclgan.training import optimizers
@@ -173,6 +174,7 @@ class Engine:
         dtype: "float32" or "bfloat16" (compute; weights, norms and losses stay float32).
         xla: compile with XLA: "auto" (on GPUs and TPUs), "on", "off".
         time_input: measure how long the loop waits for batches; TensorFlow's deterministic mode forbids clocks.
+        rematerialise: compute the generators' maps twice and keep fewer of them (engine/rematerialise.py).
     """
 
     def __init__(
@@ -187,6 +189,7 @@ class Engine:
         dtype: str = "float32",
         xla: str = "auto",
         time_input: bool = True,
+        rematerialise: bool = False,
     ) -> None:
         self._time_input = time_input
         self.method, self.config, self.recipe, self.image_shape, self.seed = method, config, recipe, image_shape, seed
@@ -200,6 +203,8 @@ class Engine:
         self._term_names: dict[str, list[str]] = {}
         with self.strategy.scope():
             self.networks = build_networks(method, config, image_shape, seed=seed, dtype=dtype)
+            for name in self._averaged() if rematerialise else ():
+                rematerialised(self.networks[name])
             self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
             self.step = tf.Variable(
                 0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA

@@ -41,6 +41,7 @@ class Settings:
     seed: int = 0
     dtype: str = "float32"
     xla: str = "auto"
+    rematerialise: bool = False
     deterministic: bool = False
     steps_per_loop: int = 50
     log_every: int = 100
@@ -122,6 +123,7 @@ class _Session:
             dtype=settings.dtype,
             xla=settings.xla,
             time_input=not settings.deterministic,
+            rematerialise=settings.rematerialise,
         )
         period = self._engine.period
         self._total = _round_up(recipe.steps, period)

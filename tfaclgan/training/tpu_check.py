@@ -119,6 +119,7 @@ def _engine(run: Run, settings: Settings, per_core: int) -> Engine:
         seed=settings.seed,
         dtype=settings.dtype,
         xla="on",
+        rematerialise=settings.rematerialise,
     )
 
 
