@@ -7,6 +7,7 @@ method's recipe or config, so the paper's value stands in one place only.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -401,6 +402,16 @@ def _define_field(group: Callable[..., None], method: str, field: dataclasses.Fi
         group(flags.DEFINE_float, flag, default, text, **bounds)
     else:
         group(flags.DEFINE_string, flag, default, text)
+
+
+def check_numbers(values: flags.FlagValues) -> None:
+    """UserError for numbers that nothing can compute with: bounds let "nan" through, and many have no upper one."""
+    for name in (name for names in _groups.values() for name in names):
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name}={value}: not a finite number; give one")
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise UserError(f"--{name}: {len(str(abs(value)))} digits are too many; steps and seeds end at 2147483647")
 
 
 def method_config(method: base.Method, values: flags.FlagValues) -> Any:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     try:
         rest = FLAGS(argv)
-    except (flags.Error, OSError) as error:
+    except (flags.Error, OSError, ValueError) as error:  # ValueError: a flagfile that is no text
         raise UserError(f"{errors.one_line(error)}; see python -m tfaclgan.main --help") from error
     if len(rest) > 1:
         raise UserError(
@@ -58,6 +58,7 @@ def _run(argv: list[str]) -> int:
 
 def _check_flags() -> None:
     """What can be refused without TensorFlow is refused at once."""
+    tfaclgan_flags.check_numbers(FLAGS)
     if FLAGS.mode == "tpu_check":
         recipe = tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
         if recipe.batch_size % FLAGS.tpu_cores:

@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import Any
 
-from tfaclgan.data.files import hash_file, write_atomically
+from tfaclgan.data.files import hash_file, parse_json, write_atomically
 from tfaclgan.data.records import MANIFEST_NAME
 from tfaclgan.data.shards import Done
 from tfaclgan.errors import UserError
@@ -68,10 +68,10 @@ class WorkFolder:
 
     def _open_journal(self) -> None:
         if os.path.exists(self._journal_path):
-            with open(self._journal_path, encoding="utf-8") as file:
+            with open(self._journal_path, encoding="utf-8", errors="replace") as file:
                 lines = file.read().split("\n")[:-1]  # a line that was cut off by a kill has no end and is dropped
             try:
-                header, *entries = [json.loads(line) for line in lines] or [None]
+                header, *entries = [parse_json(line) for line in lines] or [None]
                 entries = [_done(entry) for entry in entries]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(

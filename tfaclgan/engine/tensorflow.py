@@ -486,7 +486,7 @@ def build_networks(
 
 
 def assign_all(variables: dict[str, Any], state: dict[str, np.ndarray], source: str) -> None:
-    """Assigns `state` to `variables` after checking that names and shapes are the same."""
+    """Assigns `state` to `variables` after checking that names and shapes are the same and all numbers finite."""
     missing, extra = sorted(set(variables) - set(state)), sorted(set(state) - set(variables))
     shapes = [n for n in variables if n in state and tuple(variables[n].shape) != tuple(state[n].shape)]
     if missing or extra or shapes:
@@ -498,6 +498,12 @@ def assign_all(variables: dict[str, Any], state: dict[str, np.ndarray], source: 
         raise UserError(
             f"{source}: does not fit these networks: {', '.join(parts)}; use the flags of the run's run.flags "
             "or another --run_dir"
+        )
+    broken = [name for name in variables if not np.all(np.isfinite(state[name]))]
+    if broken:
+        raise UserError(
+            f"{source}: {len(broken)} arrays hold numbers that are not finite (first: {broken[0]}); "
+            "use an older checkpoint, or get the file again"
         )
     for name, variable in variables.items():
         variable.assign(state[name])

@@ -21,7 +21,8 @@ import tfaclgan
 from tfaclgan.data import files
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
-from tfaclgan.training.rundir import Run, load_networks
+from tfaclgan.training.checkpoint import arrays
+from tfaclgan.training.rundir import Run, load_networks, shape_of
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "README.md"
@@ -85,21 +86,19 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
     Raises:
         UserError: a file is missing or damaged, or made by a newer version.
     """
-    import safetensors.numpy
-
     from tfaclgan.engine import tensorflow as engine
 
     path = os.path.join(folder, CONFIG)
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = files.parse_json(file.read())
         if content["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{path}: format {content['format_version']} is newer than this tfaclgan; install a newer one"
             )
         method = base.get(content["method"])
-        config = method.config(**content["config"])
-        run = Run(folder, method, config, tuple(content["image_shape"]), dict(content["flags"]))
+        config = base.config_of(method, content["config"])
+        run = Run(folder, method, config, shape_of(content["image_shape"]), dict(content["flags"]))
         kept, size, digest = list(content["networks"]), content["bytes"], content["sha256"]
         with open(os.path.join(folder, WEIGHTS), "rb") as file:
             data = file.read()
@@ -110,7 +109,10 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
             f"{os.path.join(folder, WEIGHTS)}: does not match the size and SHA-256 in {CONFIG}; "
             "get the folder again from where it came"
         )
-    state = safetensors.numpy.load(data)
+    try:
+        state = arrays(data)
+    except ValueError as error:
+        raise UserError(f"{os.path.join(folder, WEIGHTS)}: {error}; get the folder again from where it came") from error
     built = engine.build_networks(method, config, run.image_shape)
     networks = {name: model for name, model in built.items() if name in kept}
     variables = {

@@ -9,6 +9,7 @@ configs of all methods in a few milliseconds.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -201,6 +202,27 @@ def option(
     """
     metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "networks": networks}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def config_of(method: Method, values: Any) -> Any:
+    """The method's config from a file's values; ValueError for one that its flag would not take."""
+    if not isinstance(values, dict):
+        raise ValueError(f"the options of {method.name} are {values!r}")
+    config = method.config(**values)
+    for field in dataclasses.fields(config):
+        value, kind, data = getattr(config, field.name), type(field.default), field.metadata
+        if kind is float and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        number = kind in (int, float)
+        if (
+            type(value) is not kind
+            or (number and not abs(value) < (2**31 if kind is int else math.inf))
+            or (number and data["minimum"] is not None and value < data["minimum"])
+            or (number and data["maximum"] is not None and value > data["maximum"])
+            or (data["choices"] and value not in data["choices"])
+        ):
+            raise ValueError(f"{method.name} cannot have {field.name} = {str(value)[:80]!r}")
+    return config
 
 
 _REGISTRY: dict[str, Method] = {}

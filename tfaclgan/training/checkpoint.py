@@ -83,8 +83,24 @@ def find(folder: str) -> list[Checkpoint]:
                     file=sys.stderr,
                 )
                 continue
-            found.append(Checkpoint(os.path.join(folder, name), int(match[1]), manifest.get("metric")))
+            if manifest["step"] != int(match[1]):
+                print(
+                    f"tfaclgan: warning: {os.path.join(folder, name)}: holds step {manifest['step']}; skipped",
+                    file=sys.stderr,
+                )
+                continue
+            found.append(Checkpoint(os.path.join(folder, name), int(match[1]), manifest["metric"]))
     return sorted(found, key=lambda checkpoint: -checkpoint.step)
+
+
+def arrays(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file's bytes; ValueError for whatever is wrong with it."""
+    import safetensors.numpy
+
+    try:
+        return safetensors.numpy.load(data)
+    except Exception as error:  # of the library's own kind, or what NumPy raises for a type it lacks
+        raise ValueError(f"no safetensors file: {' '.join(str(error).split())}") from error
 
 
 def load(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
@@ -93,14 +109,12 @@ def load(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     Raises:
         ValueError: its bytes do not match its manifest.
     """
-    import safetensors.numpy
-
     manifest = _manifest(checkpoint.path)
     with open(os.path.join(checkpoint.path, _STATE), "rb") as file:
         data = file.read()
     if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{len(data)} bytes do not match the manifest's size and SHA-256")
-    return safetensors.numpy.load(data)
+    return arrays(data)
 
 
 def load_newest(folder: str) -> tuple[Checkpoint, dict[str, np.ndarray]] | None:
@@ -139,7 +153,11 @@ def prune(folder: str, keep: int) -> None:
 
 def _manifest(path: str) -> dict:
     with open(os.path.join(path, _MANIFEST), encoding="utf-8") as file:
-        manifest = json.load(file)
+        manifest = files.parse_json(file.read())
+    kinds = {"format_version": int, "step": int, "bytes": int, "sha256": str, "metric": (int, float, type(None))}
+    for name, kind in kinds.items():
+        if not isinstance(manifest[name], kind) or isinstance(manifest[name], bool):
+            raise ValueError(f"{name} is {str(manifest[name])[:80]!r}")
     if manifest["format_version"] > FORMAT_VERSION:
         raise UserError(
             f"{path}: checkpoint format {manifest['format_version']} is newer than this tfaclgan reads "

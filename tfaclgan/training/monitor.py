@@ -119,17 +119,18 @@ class Monitor:
             print(line, file=self._stream, flush=True)
 
     def _drop_lines_after(self, step: int) -> None:
+        from tfaclgan.data.files import parse_json
         from tfaclgan.training.rundir import write_text
 
         if not os.path.exists(self._path):
             return
         kept = []
-        with open(self._path, encoding="utf-8") as file:
+        with open(self._path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
-                    if json.loads(line)["step"] <= step:
+                    if parse_json(line)["step"] <= step:
                         kept.append(line)
-                except (ValueError, KeyError):
+                except (ValueError, KeyError, TypeError):
                     continue  # the line a kill cut short
         write_text(self._path, "".join(kept))
 

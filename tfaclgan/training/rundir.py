@@ -21,6 +21,7 @@ import time
 from importlib import metadata
 from typing import Any
 
+from tfaclgan.data.files import parse_json
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
@@ -59,7 +60,7 @@ def read_run(run_dir: str) -> Run:
         )
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = parse_json(file.read())
         method = base.get(content["method"])
         known = {field.name for field in dataclasses.fields(method.config)}
         unknown = sorted(set(content["config"]) - known)
@@ -67,12 +68,19 @@ def read_run(run_dir: str) -> Run:
             raise UserError(
                 f"{path}: made by another version: {method.name} has no option {', '.join(unknown)}; use that version"
             )
-        config = method.config(**content["config"])
-        return Run(run_dir, method, config, tuple(content["image_shape"]), dict(content["flags"]))
+        config = base.config_of(method, content["config"])
+        return Run(run_dir, method, config, shape_of(content["image_shape"]), dict(content["flags"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); restore it from a copy, or use another --run_dir"
         ) from error
+
+
+def shape_of(value: Any) -> base.ImageShape:
+    """A file's image shape; ValueError if it is none."""
+    if not isinstance(value, list) or len(value) != 3 or not all(type(n) is int and 0 < n < 2**20 for n in value):
+        raise ValueError(f"image shape {str(value)[:80]}")
+    return tuple(value)
 
 
 def open_run(run: Run) -> list[str]:
@@ -187,8 +195,8 @@ def record_start(run: Run, devices: str, data_fingerprint: str, step: int) -> No
     if os.path.exists(path):
         try:
             with open(path, encoding="utf-8") as file:
-                starts = json.load(file)["starts"]
-        except (ValueError, KeyError):
+                starts = list(parse_json(file.read())["starts"])
+        except (ValueError, KeyError, TypeError):
             print(f"tfaclgan: warning: {path}: cannot be read; written anew", file=sys.stderr)
     starts.append(
         {
