@@ -78,7 +78,7 @@ def generators_gradient(name, again):
     return float(total), tape.gradient(total, [v.value for v in variables], unconnected_gradients="zero")
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param("cyclegan", marks=pytest.mark.slow), "ugatit"])
 def test_gradients_of_generators_are_equal(name):
     """A functional generator (CycleGAN), and those made of pieces, with vectors beside maps."""
     kept, again = (generators_gradient(name, again) for again in (False, True))
@@ -111,7 +111,9 @@ def trained(again, replicas=1, **options):
     return subject.state(), sum(node.op == "Conv2D" for node in nodes)
 
 
-@pytest.mark.parametrize("options", [{"xla": "on"}, {"dtype": "bfloat16"}, {"replicas": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"xla": "on"}, {"replicas": 2}, pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.slow)], ids=str
+)
 def test_the_engine_trains_to_the_same_weights(options):
     kept, convolutions = trained(False, **options)
     again, more = trained(True, **options)

@@ -285,6 +285,22 @@ def test_background_counts_as_judged_right(networks, outputs):
             assert painting[f"adversarial_{scale}_{domain}"] == pytest.approx(expected)
 
 
+def test_hidden_pixels_are_hidden_from_the_judges_classifiers_only(networks, outputs):
+    """seg_D_cam_inp_mask in both steps; hidden features, and both, stand in test_ugatit_parity.py."""
+    options = {"batch": MASKS, "background_hidden": "pixels", "mask_edge": "as_is"}
+    judging, painting = terms(networks, "d", **options), terms(networks, "g", **options)
+    for domain, source in ("ab", "ba"):
+        fake = outputs[f"fake_{domain}"].image
+        for scale in ("global", "local"):
+            judge, name = networks[f"d_{scale}_{domain}"], f"{scale}_{domain}"
+            real = judge.judge(tf.constant(BATCH[domain] * MASKS[f"mask_{domain}"])).logits
+            faked = judge.judge(fake * MASKS[f"mask_{source}"]).logits
+            assert judging[f"cam_{name}"] == pytest.approx(squares(real, 1) + squares(faked, 0))
+            assert painting[f"adversarial_cam_{name}"] == pytest.approx(squares(faked, 1))
+            scores = squares(outputs[f"real_{name}"].scores, 1) + squares(outputs[f"fake_{name}"].scores, 0)
+            assert judging[name] == pytest.approx(scores)
+
+
 def test_background_is_held_by_the_eroded_mask(networks, outputs):
     for erosion in (False, True):
         actual = terms(networks, "g", batch=MASKS, background_weight=50.0, mask_erosion=erosion)
