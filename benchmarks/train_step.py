@@ -84,6 +84,7 @@ def main() -> int:
     sides = {"ours": Worker("ours", sys.executable)}
     if arguments.peer:
         sides["peer"] = Worker("peer", arguments.peer_python)
+    parameters = {}
     for name, side in sides.items():
         ready = side.run(arguments.warmup)
         print(
@@ -91,6 +92,7 @@ def main() -> int:
             f"first {arguments.warmup} data iterations {ready['seconds']:.1f} s",
             flush=True,
         )
+        parameters[name] = ready["parameters"]
     turns: dict[str, list[dict]] = {name: [] for name in sides}
     for number in range(arguments.rounds):
         order = list(sides) if number % 2 == 0 else list(sides)[::-1]
@@ -104,11 +106,11 @@ def main() -> int:
         )
     for side in sides.values():
         side.close()
-    report(arguments, turns)
+    report(arguments, turns, parameters)
     return 0
 
 
-def report(arguments: argparse.Namespace, turns: dict[str, list[dict]]) -> None:
+def report(arguments: argparse.Namespace, turns: dict[str, list[dict]], parameters: dict[str, int]) -> None:
     load = os.getloadavg()[0]
     options = " ".join([arguments.method, *arguments.option])
     print(
@@ -123,7 +125,8 @@ def report(arguments: argparse.Namespace, turns: dict[str, list[dict]]) -> None:
             f"({min(seconds):.2f} to {max(seconds):.2f}), CPU time {cpu:.1f} s, "
             f"peak memory {rows[-1]['peak_mib']:.0f} MiB"
         )
-    result = {"arguments": {k: v for k, v in vars(arguments).items() if "peer" not in k}, "load": load, "turns": turns}
+    shown = {key: value for key, value in vars(arguments).items() if "peer" not in key}
+    result = {"arguments": shown, "parameters": parameters, "load": load, "turns": turns}
     if "peer" in turns:
         for key in ("seconds", "cpu_seconds"):
             ratios = [peer[key] / ours[key] for ours, peer in zip(turns["ours"], turns["peer"], strict=True)]
