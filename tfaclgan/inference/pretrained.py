@@ -20,12 +20,13 @@ import numpy as np
 import tfaclgan
 from tfaclgan.data import files
 from tfaclgan.errors import UserError
+from tfaclgan.inference import card
 from tfaclgan.methods import base
 from tfaclgan.training.checkpoint import arrays
 from tfaclgan.training.rundir import Run, load_networks, shape_of
 
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "README.md"
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
 def is_pretrained(folder: str) -> bool:
@@ -69,10 +70,17 @@ def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") ->
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+    about = (
+        f"Networks that translate ({', '.join(run.method.directions(run.config))}), trained with {config['made_by']}"
+    )
+    use = (
+        "import tfaclgan",
+        'translated = tfaclgan.load("THIS_FOLDER").translate(images)   # uint8 [b, h, w, c]',
+    )
     contents = {
         WEIGHTS: data,
         CONFIG: (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
-        CARD: _card(run, run_dir, config).encode(),
+        card.NAME: card.text(run, run_dir, about=about, use=use).encode(),
     }
     with files.whole_folder(folder) as temporary:
         for name, content in contents.items():
@@ -122,61 +130,3 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
     }
     engine.assign_all(variables, state, folder)
     return run, networks
-
-
-def _card(run: Run, run_dir: str, config: dict[str, Any]) -> str:
-    height, width, channels = run.image_shape
-    lines = [
-        f"# {run.method.title}, {height}x{width}x{channels}",
-        "",
-        f"Networks that translate ({', '.join(run.method.directions(run.config))}), trained with {config['made_by']}; "
-        f"paper: {run.method.paper}.",
-        "",
-        "    import tfaclgan",
-        '    translated = tfaclgan.load("THIS_FOLDER").translate(images)   # uint8 [b, h, w, c]',
-        "",
-        "## Training",
-        "",
-        f"- data: {os.path.basename(str(run.flags.get('data_dir', '?')).rstrip('/'))}, SHA-256 of its dataset.json "
-        f"{_fingerprint(run_dir)}",
-        *(
-            f"- `--{name}={value}`"
-            for name, value in sorted(run.flags.items())
-            if name not in ("data_dir", "load_size")
-        ),
-        *(f"- `--{run.method.name}.{name}={value}`" for name, value in dataclasses.asdict(run.config).items()),
-        "",
-        "## Judged",
-        "",
-        *(_judgements(run_dir) or ["Not judged: run `--mode=evaluate` before saving to have its figures here."]),
-        "",
-        "## Licence",
-        "",
-        "The code that made this is Apache-2.0. Whether these weights may be used also depends on the pictures "
-        "they were trained on: state their licence here before giving the folder away.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _fingerprint(run_dir: str) -> str:
-    try:
-        with open(os.path.join(run_dir, "environment.json"), encoding="utf-8") as file:
-            return json.load(file)["starts"][-1]["data_fingerprint"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return "unknown"
-
-
-def _judgements(run_dir: str) -> list[str]:
-    """Each evaluation's metrics with the protocol they were taken by."""
-    folder = os.path.join(run_dir, "evaluations")
-    lines = []
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        try:
-            with open(os.path.join(folder, name, "metrics.json"), encoding="utf-8") as file:
-                result = json.load(file)
-            metrics = ", ".join(f"{key} {value:.5g}" for key, value in result["metrics"].items() if value is not None)
-            lines += [f"- {name}: {metrics}", f"  - protocol: {json.dumps(result['protocol'], sort_keys=True)}"]
-        except (OSError, ValueError, KeyError):
-            continue
-    return lines

@@ -72,18 +72,25 @@ def upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
 
     rows = []
     for outside, inside, tap in ((images[:, 1:2], images[:, :1], 0), (images[:, -2:-1], images[:, -1:], 4)):
-        line = ops.repeat(outside - inside, 2, axis=2)
+        line = _each_twice(outside - inside, 2)
         line = ops.pad(line, ((0, 0), (0, 0), (2, 2), (0, 0)), mode="reflect")
         rows.append(ops.conv(line, kernel[tap : tap + 1], padding="valid"))
     columns = []
     for outside, inside, tap in ((images[:, :, 1:2], images[:, :, :1], 0), (images[:, :, -2:-1], images[:, :, -1:], 4)):
-        line = ops.repeat(outside - inside, 2, axis=1)
+        line = _each_twice(outside - inside, 1)
         line = ops.pad(line, ((0, 0), (2, 2), (0, 0), (0, 0)), mode="symmetric")
         columns.append(ops.conv(line, kernel[:, tap : tap + 1], padding="valid"))
     between = ops.zeros((batch, 2 * height - 2, 2 * width, filters), images.dtype)
     result = result + ops.concatenate([rows[0], between, rows[1]], axis=1)
     between = ops.zeros((batch, 2 * height, 2 * width - 2, filters), images.dtype)
     return result + ops.concatenate([columns[0], between, columns[1]], axis=2)
+
+
+def _each_twice(images: Tensor, axis: int) -> Tensor:
+    """`ops.repeat(images, 2, axis)`, which forgets the number of channels where a side is not known yet."""
+    shape = [*ops.shape(images)]
+    shape[axis] = 2 * shape[axis]
+    return ops.reshape(ops.stack([images, images], axis=axis + 1), shape)
 
 
 def _merge_taps(kernel: Tensor, axis: int) -> Tensor:

@@ -13,6 +13,7 @@ one row above and one column on the left, which for even sides is what both code
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -161,15 +162,16 @@ class Generator(keras.Model):
         """[b, h, w, c] -> [b, n], rows, columns, channels."""
         if self.light:
             maps = area_pool(maps, self.light, self.light)
-        elif tuple(maps.shape[1:]) != self.map_shape:
+            return ops.reshape(maps, (-1, self.light * self.light * self.map_shape[-1]))
+        if tuple(maps.shape[1:]) != self.map_shape:
             height, width = (4 * side for side in self.map_shape[:2])
             raise ValueError(f"{self.name}: the full model takes images of {height} x {width} pixels only")
-        return ops.reshape(maps, (maps.shape[0], -1))
+        return ops.reshape(maps, (-1, math.prod(self.map_shape)))
 
     def _blend(self, raw: Tensor, masks: Tensor, images: Tensor) -> Tensor:
         """Sum over contents of mask times content."""
         channels = images.shape[-1]
-        batch, height, width, _ = raw.shape
+        batch, height, width, _ = ops.shape(raw)
         if self.input_content:
             raw = ops.concatenate([ops.cast(images, raw.dtype), raw], axis=-1)
         if self.fork_order:
