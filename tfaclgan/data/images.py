@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import stat
 import warnings
 
 import numpy as np
@@ -75,6 +77,27 @@ class ImageOptions:
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int = 64_000_000
     min_size: int = 16
+
+
+def read_file(path: str, max_bytes: int, limit: str) -> bytes:
+    """A picture file's bytes.
+
+    Args:
+        path: of the file; a link is followed.
+        max_bytes: a larger file is refused before it is read.
+        limit: what to call that, for the message.
+
+    Raises:
+        RejectedError: larger, or a pipe or device, which could keep a reader waiting or never end.
+        OSError: it cannot be read.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise RejectedError("no regular file")
+    if status.st_size > max_bytes:
+        raise RejectedError(f"more than {limit}")
+    with open(path, "rb") as file:
+        return file.read(status.st_size)
 
 
 def decode(data: bytes, options: ImageOptions) -> Image.Image:

@@ -313,13 +313,9 @@ class FileJob:
 
     def _read(self, path: str) -> bytes:
         try:
-            with open(path, "rb") as file:
-                data = file.read(self.max_bytes + 1)
+            return images.read_file(path, self.max_bytes, f"--max_member_mb={self.max_bytes >> 20}")
         except OSError as error:
             raise images.RejectedError(f"cannot be read: {error.strerror}") from error
-        if len(data) > self.max_bytes:
-            raise images.RejectedError(f"more than --max_member_mb={self.max_bytes >> 20}")
-        return data
 
 
 class FolderSource:
@@ -366,11 +362,18 @@ def list_folder(folder: str) -> list[str]:
             continue
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _is_folder(entry):
                     waiting.append((f"{relative}{entry.name}/", around | {real}))
                 else:
                     names.append(f"{relative}{entry.name}")
     return names
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; its job will say so
+        return False
 
 
 def _size(path: str) -> int:

@@ -13,6 +13,7 @@ import concurrent.futures
 import dataclasses
 import os
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ _WRITERS = {
     ".tif": ("TIFF", {}),
     ".tiff": ("TIFF", {}),
 }
-_MAX_PIXELS = 256_000_000  # of an input; more is refused before it fills the memory
+# Of an input; more is refused before it fills the memory.
+_MAX_PIXELS, _MAX_BYTES = 256_000_000, 2**30
 _READERS, _WRITERS_AT_ONCE = 1, 2  # threads; the decoder changes settings of Pillow that threads share
 _SHOWN_FAILURES = 20
 _WAITING_BATCHES = 4  # decoded pictures of different sizes that wait for company, in batches
@@ -262,7 +264,17 @@ def _jobs(
     for path in (path for j in jobs for path in j.outputs):
         if os.path.realpath(path) in inputs:
             raise UserError(f"{path}: the result would replace an input; name another output folder")
+    _refuse_links_out(output, {os.path.dirname(path) for j in jobs for path in j.outputs})
     return jobs
+
+
+def _refuse_links_out(output: str, subfolders: set[str]) -> None:
+    """UserError if a link inside the output folder would take results somewhere else."""
+    root = os.path.realpath(output)
+    for folder in sorted(subfolders):
+        real = os.path.realpath(folder)
+        if os.path.commonpath((root, real)) != root:
+            raise UserError(f"{folder}: is a link out of {output}; remove it, or name another output folder")
 
 
 def _folded(job: _Job) -> set[str]:
@@ -316,8 +328,8 @@ def _reference_style(
 
 def _read(path: str, reading: source_images.ImageOptions, resize: bool) -> np.ndarray:
     """The picture as uint8 [h, w, c], at its own size or with its shorter side at `reading.size`."""
-    with open(path, "rb") as file:
-        image = source_images.decode(file.read(), reading)
+    data = source_images.read_file(path, _MAX_BYTES, f"{_MAX_BYTES >> 20} MiB")
+    image = source_images.decode(data, reading)
     if resize:
         image = source_images.fit(image, reading)
     return np.asarray(image).reshape(image.height, image.width, reading.channels)
@@ -392,7 +404,8 @@ def _write(path: str, pixels: np.ndarray) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     format, options = _WRITERS[os.path.splitext(name)[1]]
-    unfinished = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    # Its own name may be as long as names can be.
+    unfinished = os.path.join(folder, f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(unfinished, format, **options)
         os.replace(unfinished, path)
