@@ -12,11 +12,13 @@ import subprocess
 import sys
 import types
 
+import folder_of_records
 import numpy as np
 import pytest
 import tensorflow as tf
 from toy import TOY
 
+import tfaclgan
 from tfaclgan.data import records
 from tfaclgan.errors import UserError
 from tfaclgan.inference import export, export_data, export_formats
@@ -26,6 +28,7 @@ from tfaclgan.inference.translator import Translator
 from tfaclgan.methods import base
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+KEPT_RUN = os.path.join(ROOT, "tests", "training", "fixtures", "run_0.1.0")
 FREE = Shape(None, None, None)
 FIXED = Shape(1, 16, 16)
 
@@ -204,16 +207,41 @@ def test_flags_are_checked_at_once(arguments, words):
         assert word in line
 
 
-def test_probes_come_from_the_test_pictures_of_each_domain(toy, tmp_path):
-    import folder_of_records
+def test_the_command(monkeypatch, tmp_path, capsys):
+    from absl import flags
 
+    from tfaclgan import flags as tfaclgan_flags
+    from tfaclgan import main
+
+    monkeypatch.setitem(base._REGISTRY, "toy", TOY)
+    tfaclgan_flags.define()
+    data, output = folder_of_records.write(tmp_path / "data"), str(tmp_path / "out")
+    arguments = ["--mode=export", f"--run_dir={KEPT_RUN}", f"--data_dir={data}", f"--output={output}"]
+    arguments += ["--format=tflite", "--precision=int8", "--export_pixels=uint8", "--max_difference=1"]
+    flags.FLAGS.unparse_flags()
+    assert main.main(["tfaclgan", *arguments]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "on 3 test pictures of data, against the run:" in told[0]
+    assert told[-1] == f"written: {output}"
+    assert "against the run" in told[0]
+    images = photos(1)
+    result = interpret(os.path.join(output, "translate.tflite"), images=images)["image"]
+    wanted = tfaclgan.load(KEPT_RUN).translate(images, "a2b")
+    assert np.abs(result.astype(int) - wanted.astype(int)).mean() < 8
+    flags.FLAGS.unparse_flags()
+    assert main.main(["tfaclgan", *arguments]) == 2
+    assert "overwrites nothing" in capsys.readouterr().err
+    flags.FLAGS.unparse_flags()
+
+
+def test_probes_come_from_the_test_pictures_of_each_domain(toy, tmp_path):
     manifest = records.load_manifest(folder_of_records.write(tmp_path / "data"))
     run = types.SimpleNamespace(**{**vars(toy.run), "flags": {"load_size": 16}})
     found = export_data.read(run, manifest, Options("tflite", FIXED, "a2b", precision="int8"), 2)
     assert [len(found.probes[name]) for name in ("translate", "encode_style")] == [3, 3]
     assert len(found.calibration["translate"]) == 2
     assert not np.array_equal(found.probes["translate"], found.probes["encode_style"])
-    assert found.what == "4 test pictures of data"
+    assert found.what == "3 test pictures of data"
     drawn = export_data.read(run, None, Options("tflite", FIXED, "a2b"), 2)
     assert drawn.probes["translate"].shape == (4, 16, 16, 3)
     assert "drawn" in drawn.what

@@ -346,8 +346,8 @@ def _content(
         named = [d.output for d in differences if d.program == program]
         described[program] = {
             "file": os.path.basename(paths[program]),
-            "bytes": sum(size for size, _ in _sizes(paths[program]).values()),
-            "sha256": {name: digest for name, (_, digest) in _sizes(paths[program]).items()},
+            "bytes": sum(size for size, _ in sizes(paths[program]).values()),
+            "sha256": {name: digest for name, (_, digest) in sizes(paths[program]).items()},
             "inputs": inputs,
             "outputs": {name: outputs[name] for name in named},
             "differences": {
@@ -372,7 +372,7 @@ def _free(side: int | None) -> str:
     return "free" if side is None else str(side)
 
 
-def _sizes(path: str) -> dict[str, tuple[int, str]]:
+def sizes(path: str) -> dict[str, tuple[int, str]]:
     """{name: (bytes, SHA-256)} of a file, or of the files of a folder."""
     found = [path] if os.path.isfile(path) else [os.path.join(top, name) for top, _, ns in os.walk(path) for name in ns]
     start = os.path.dirname(path)

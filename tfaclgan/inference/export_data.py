@@ -47,9 +47,10 @@ def read(run: Run, manifest: Manifest | None, options: Options, calibration_imag
         }
 
     probed = "test" if all(manifest.splits.get(f"test{domain}") for domain in (source, target)) else "train"
+    probes = pictures(probed, PROBES)
     return Pictures(
-        pictures(probed, PROBES),
-        f"{PROBES} {probed} pictures of {os.path.basename(os.path.normpath(manifest.folder))}",
+        probes,
+        f"{len(probes['translate'])} {probed} pictures of {os.path.basename(os.path.normpath(manifest.folder))}",
         pictures("train", calibration_images) if options.precision == "int8" else None,
     )
 
