@@ -115,12 +115,19 @@ def test_bounds_are_on_the_scale_of_pictures():
     assert found.mean == pytest.approx(5 / 127.5 / 3)
     with pytest.raises(UserError, match="above the bounds"):
         export._check_differences([found], Options("onnx", FIXED, pixels="uint8"))
+    (found_mask,) = export._differences("translate", [{"mask": results[0]["image"]}], [{"mask": expected[0]["image"]}])
+    assert found_mask.largest == pytest.approx(5 / 255)
     not_a_number = dataclasses.replace(found, largest=float("nan"), mean=0.0)
     with pytest.raises(UserError, match="above the bounds"):
         export._check_differences([not_a_number], Options("tflite", FIXED, precision="int8"))
 
 
-def test_an_operation_that_a_converter_lacks_is_named(toy, tmp_path):
+@pytest.mark.parametrize("format, word", [("tflite", "TFLite"), ("onnx", "ONNX")])
+def test_an_operation_that_a_converter_lacks_is_named(toy, tmp_path, format, word):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("tf2onnx")
+
     def translate(networks, images, style, direction, config):
         from keras import ops
 
@@ -150,6 +157,19 @@ def test_what_cannot_be_exported_is_one_line(toy, tmp_path, options, changes, wo
     run = types.SimpleNamespace(**{**vars(toy.run), "method": method})
     with pytest.raises(UserError, match=words) as caught:
         export.export(Translator(run, toy.networks), str(tmp_path / "out"), options, pictures(count=1))
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_its_runtime_refuses_is_one_line(toy, tmp_path, monkeypatch):
+    def write_rubbish(model, shape, path, precision, calibration):
+        with open(path, "wb") as file:
+            file.write(b"rubbish\n" * 100)
+
+    broken = dataclasses.replace(export.FORMATS["tflite"], write=write_rubbish)
+    monkeypatch.setitem(export.FORMATS, "tflite", broken)
+    with pytest.raises(UserError, match=r"cannot run the written file \(.*\), so nothing is kept") as caught:
+        export.export(toy, str(tmp_path / "out"), Options("tflite", FIXED), pictures())
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 

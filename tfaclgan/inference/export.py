@@ -24,7 +24,7 @@ import numpy as np
 import tfaclgan
 from tfaclgan import quiet
 from tfaclgan.data import files
-from tfaclgan.errors import UserError
+from tfaclgan.errors import UserError, one_line
 from tfaclgan.inference import arrays, card
 from tfaclgan.inference import export_formats as formats
 from tfaclgan.inference.export_formats import FORMATS, Arrays, Shape
@@ -209,7 +209,7 @@ def export(
                         raise UserError("--precision=int8 needs pictures to measure ranges on; give --data_dir")
                     examples = _calls(translator, model, pictures.calibration[program], options)
                 form.write(model, options.shape, paths[program], options.precision, examples)
-            results = form.run(paths, calls)
+            results = _run(options.format, paths, calls)
         differences = [
             difference
             for program in programs
@@ -218,9 +218,24 @@ def export(
         _check_differences(differences, options)
         lines = [f"{d.program}, {d.output}: largest difference {d.largest:.2e}, mean {d.mean:.2e}" for d in differences]
         content = _content(translator, options, models, calls, paths, differences, pictures.what)
+        for path in paths.values():
+            for name in sizes(path):
+                files.flush(os.path.join(temporary, name))
         files.write_flushed(os.path.join(temporary, "export.json"), (json.dumps(content, indent=1) + "\n").encode())
         files.write_flushed(os.path.join(temporary, card.NAME), _card(translator, options, content).encode())
     return [f"run by {content['runtime']} on {pictures.what}, against the run:", *lines]
+
+
+def _run(format: str, paths: dict[str, str], calls: dict[str, list[Arrays]]) -> dict[str, list[Arrays]]:
+    try:
+        return FORMATS[format].run(paths, calls)
+    except UserError:
+        raise
+    except Exception as error:  # each runtime has its own types; a file that it cannot run is no use whatever they are
+        raise UserError(
+            f"{formats.runtime(format)} cannot run the written file ({one_line(error)[:300]}), so nothing is kept; "
+            "take another --format"
+        ) from error
 
 
 def _check_mask(translator: Translator, image: np.ndarray, options: Options) -> None:
@@ -302,7 +317,11 @@ def _differences(program: str, results: Sequence[Arrays], expected: Sequence[Arr
             got, right = (values[name].astype(np.float64) for values in (result, wanted))
             if got.shape != right.shape:
                 raise UserError(f"{program}: the written file gives {name} of shape {got.shape}, not {right.shape}")
-            scale = 127.5 if wanted[name].dtype == np.uint8 else max(1.0, np.abs(right).max()) if name == "style" else 1
+            scale = 1.0
+            if name == "style":
+                scale = max(1.0, np.abs(right).max())
+            elif wanted[name].dtype == np.uint8:
+                scale = 255.0 if name == "mask" else 127.5
             parts.append((np.abs(got - right) / scale).ravel())
         difference = np.concatenate(parts)
         found.append(Difference(program, name, float(difference.max()), float(difference.mean())))
