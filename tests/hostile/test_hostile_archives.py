@@ -104,7 +104,7 @@ def test_odd_names(nothing_unpacked, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("cases", [40, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_damaged_archives(nothing_unpacked, suffix, cases):
     """What is read is what was packed, or a file that its own format cannot check (a tar has no sums of contents)."""
     path = pathlib.Path(packed(nothing_unpacked, PLAIN, suffix))

@@ -48,7 +48,7 @@ def ours():
     return [name for names in tfaclgan_flags._groups.values() for name in names]
 
 
-@pytest.mark.parametrize("cases", [250, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [250, pytest.param(1000, marks=pytest.mark.slow)])
 def test_any_value_of_any_flag(at_work, cases, capsys):
     """Training stops at the data folder that is not there: what came so far was accepted."""
 
@@ -87,7 +87,7 @@ def refused_by_name(name, value, capsys):
     assert name in lines[0]
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_flagfiles_of_any_bytes(at_work, tmp_path_factory, cases, capsys):
     file = tmp_path_factory.mktemp("flags") / "x.flags"
     whole = b"# text\n--steps=3\n--image_size=64\n--acl_gan.width=8\n--noverify_data\n"
@@ -111,7 +111,7 @@ def test_flagfiles_that_name_themselves(at_work, tmp_path_factory, capsys):
         assert len(lines) == 1
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_options_that_are_accepted_can_be_checked(at_work, cases):
     """A method's own check of any accepted options is one line or none."""
 

@@ -7,6 +7,7 @@ outside of the folder that was named for the results.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import pathlib
@@ -18,7 +19,7 @@ from pictures import contents, read_folder
 from PIL import Image
 from tiny_runs import negative_run
 
-from tfaclgan.data import images, verify
+from tfaclgan.data import images, masks, verify
 from tfaclgan.data.convert import ConvertOptions, convert
 from tfaclgan.data.sources import FolderSource, LayoutOptions
 from tfaclgan.errors import UserError
@@ -61,6 +62,12 @@ def translate(translator, source, out, **options):
     return folders.translate_folder(translator, str(source), str(out), progress=False, **options)
 
 
+def rejected(folder):
+    """Keys in rejected.csv."""
+    with open(folder / "rejected.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return {row[0] for row in csv.reader(file)} - {"key"}
+
+
 def spill(source, tmp_path, draw, count):
     """Fills trainA with pictures of every kind, sound, odd and damaged; the names."""
     made = {**corpus.ill(), **corpus.odd()}
@@ -88,12 +95,7 @@ def test_folders_of_anything(source, tmp_path, negative, count):
     summary = make_data(source, tmp_path / "around" / "set")
     records = read_folder(tmp_path / "around" / "set")[1]
     taken = {record["image/key"].decode("utf-8", "surrogateescape") for split in records.values() for record in split}
-    refused = set()
-    if summary.rejected:
-        with open(
-            tmp_path / "around" / "set" / "rejected.csv", encoding="utf-8", errors="surrogateescape", newline=""
-        ) as f:
-            refused = {row[0] for row in csv.reader(f)} - {"key"}
+    refused = rejected(tmp_path / "around" / "set") if summary.rejected else set()
     assert {name for name in taken | refused if name.startswith("trainA")} == {
         f"trainA/{name}" for name in {*names, "sound.png"}
     }
@@ -126,6 +128,13 @@ def test_odd_names(source, tmp_path, negative, name):
     result = translate(negative, source / "trainA", tmp_path / "out")
     assert (result.translated, result.failed) == (2, [])
     assert (tmp_path / "out" / f"{name}.png").is_file()
+
+
+def test_odd_names_of_rejected_pictures_can_be_read_back(source, tmp_path):
+    for name in corpus.NAMES:
+        (source / "trainA" / f"{name}.png").write_bytes(b"no picture")
+    assert make_data(source, tmp_path / "set").rejected == len(corpus.NAMES)
+    assert rejected(tmp_path / "set") == {f"trainA/{name}.png" for name in corpus.NAMES}
 
 
 def test_the_longest_name_a_file_can_have(source, tmp_path, negative):
@@ -187,6 +196,20 @@ def test_pipes_and_devices_are_not_waited_for(source, tmp_path, negative):
     assert make_data(source, tmp_path / "set").rejected == 1
     result = translate(negative, source, tmp_path / "out")
     assert [path for path, _ in result.failed] == [str(source / "trainA" / "pipe.png")]
+
+
+def test_masks_too_large_to_be_read_reject_their_picture(source, tmp_path):
+    for name in ("trainA", "trainB"):
+        (tmp_path / "masks" / name).mkdir(parents=True)
+    (tmp_path / "masks" / "trainB" / "sound.png").write_bytes(SOUND["a.png"])
+    (source / "trainA" / "huge.png").write_bytes(PICTURE)
+    (tmp_path / "masks" / "trainA" / "sound.png").write_bytes(SOUND["a.png"])
+    with open(tmp_path / "masks" / "trainA" / "huge.png", "wb") as file:
+        file.truncate(1 << 42)
+    options = dataclasses.replace(OPTIONS, mask=masks.MaskOptions("folder", str(tmp_path / "masks")))
+    source_ = FolderSource(str(source), LayoutOptions(), max_bytes=1 << 20)
+    assert convert(source_, str(tmp_path / "set"), options).rejected == 1
+    assert "more than 64 MiB" in (tmp_path / "set" / "rejected.csv").read_text()
 
 
 def test_files_too_large_to_be_read_are_not(source, tmp_path, negative):

@@ -14,7 +14,7 @@ import record_folder
 from tfaclgan.data import reading, records, verify
 from tfaclgan.errors import UserError
 
-MANY = pytest.param(3000, marks=pytest.mark.slow)
+MANY = pytest.param(1000, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,11 @@ from tfaclgan.errors import UserError
 from tfaclgan.importing import tensor_files
 from tfaclgan.inference import pretrained
 from tfaclgan.methods import base
+from tfaclgan.metrics import cache, efficientnet
 from tfaclgan.training import checkpoint, rundir
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-MANY = pytest.param(1500, marks=pytest.mark.slow)
+MANY = pytest.param(600, marks=pytest.mark.slow)
 KEPT = ROOT / "tests" / "training" / "fixtures" / "run_0.1.0"
 
 
@@ -226,6 +227,54 @@ def test_random_pickles_are_never_run(tmp_path, cases):
         assert not witness.exists()
 
     corpus.each(cases, check)
+
+
+@pytest.mark.parametrize("cases", [60, MANY])
+def test_damaged_weights_of_the_feature_network(tmp_path, cases):
+    """PyTorch's older format, whose pickles metrics/efficientnet.py reads with an unpickler of its own."""
+    witness = tmp_path / "witness"
+
+    class Evil:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (witness,))
+
+    start = b"".join(pickle.dumps(value, 2) for value in (tensor_files._MAGIC, 1001, {}))
+    evil = start + pickle.dumps({"a": Evil()}, 2)
+    empty = start + pickle.dumps({}, 2) + pickle.dumps([], 2)
+    keys = start + pickle.dumps({}, 2) + pickle.dumps(["0", "1"], 2) + b"\xff" * 64
+
+    def check(draw):
+        path = tmp_path / "weights.pth"
+        path.write_bytes(corpus.damage((evil, empty, keys)[draw.integers(3)], draw)[0])
+        try:
+            assert efficientnet.read_weights(str(path)) == {}
+        except UserError as error:
+            corpus.refused(error)
+        assert not witness.exists()
+
+    corpus.each(cases, check)
+
+
+@pytest.mark.parametrize("cases", [60, MANY])
+def test_damaged_caches_of_features(tmp_path, cases):
+    """A cache that cannot be trusted costs a line and the time, and gives the features all the same."""
+    features, told, key = np.arange(12, dtype=np.float32).reshape(4, 3), [], {"count": 4}
+
+    def read():
+        return cache.cached_features(str(tmp_path), "testA", key, lambda: (features, None), told.append)
+
+    read()
+    path = pathlib.Path(cache.features_path(str(tmp_path), "testA", key))
+    whole = path.read_bytes()
+
+    def check(draw):
+        path.write_bytes(corpus.damage(whole, draw)[0])
+        found, logits = read()
+        np.testing.assert_array_equal(found, features)
+        assert logits is None
+
+    corpus.each(cases, check)
+    assert len(told) > cases / 4
 
 
 def test_no_module_can_run_what_a_file_holds():

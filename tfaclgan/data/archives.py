@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tfaclgan.data.images import RejectedError
-from tfaclgan.errors import UserError
+from tfaclgan.errors import UserError, one_line
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _OTHER_SUFFIXES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz")
@@ -67,7 +67,12 @@ def open_archive(path: str, *, max_bytes: int, wanted: Callable[[str], bool]) ->
             return _ZipArchive(path, members)
         return _TarArchive(path, members, compressed=not lower.endswith(".tar"))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, struct.error) as error:
-        raise UserError(f"{path}: damaged archive ({error}); fetch it again") from error
+        raise UserError(f"{path}: damaged archive ({_short(error)}); fetch it again") from error
+
+
+def _short(error: Exception) -> str:
+    """What went wrong, without the kilobytes of a damaged name that may be quoted in it."""
+    return one_line(error)[:200]
 
 
 class _Members:
@@ -129,7 +134,7 @@ class _ZipArchive:
             with self._zip.open(self._members.found[name]) as member:
                 return _limited(member, self._members.max_bytes)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-            raise RejectedError(f"damaged in the archive: {error}") from error
+            raise RejectedError(f"damaged in the archive: {_short(error)}") from error
 
 
 class _TarArchive:
@@ -157,7 +162,7 @@ class _TarArchive:
             self._file.seek(offset)
             data = self._file.read(size)
         except (OSError, EOFError, zlib.error) as error:
-            raise RejectedError(f"damaged in the archive: {error}") from error
+            raise RejectedError(f"damaged in the archive: {_short(error)}") from error
         if len(data) != size:
             raise RejectedError("damaged in the archive: it ends early")
         return data

@@ -102,8 +102,12 @@ def write_table(path: str, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         return
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL
+    )  # csv leaves a lone "\r" bare, yet ends rows at it
     table.writerow(header)
-    table.writerows(rows)
+    for row in rows:
+        (quoted if any("\r" in value for value in row) else table).writerow(row)
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 

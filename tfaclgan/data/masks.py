@@ -23,6 +23,7 @@ from PIL import Image
 from tfaclgan.data import images
 from tfaclgan.errors import UserError
 
+_MOST_MASK_BYTES = 64 << 20
 KINDS = ("source", "none", "labels", "segmenter", "folder")
 EDGES = ("as_is", "soft", "hard")
 MODEL = os.path.join(os.path.dirname(__file__), "models", "selfie_segmentation.tflite")
@@ -218,8 +219,11 @@ def _from_folder(folder: str, key: str, options: images.ImageOptions, size: tupl
             break
     else:
         raise images.RejectedError(f"no mask {stem} of any image type in {folder}")
-    with open(path, "rb") as file:
-        mask = images.decode_mask(file.read(), options)
+    try:
+        data = images.read_file(path, _MOST_MASK_BYTES, f"{_MOST_MASK_BYTES >> 20} MiB")
+    except OSError as error:
+        raise images.RejectedError(f"its mask cannot be read: {error.strerror}") from error
+    mask = images.decode_mask(data, options)
     if mask.size != size:
         raise images.RejectedError(f"its mask is {mask.width}x{mask.height} pixels, the image {size[0]}x{size[1]}")
     return images.fit(mask, options)

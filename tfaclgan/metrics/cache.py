@@ -12,7 +12,6 @@ import io
 import json
 import os
 import uuid
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +52,8 @@ def cached_features(
         try:
             with gfile.GFile(path, "rb") as file:
                 return _unpack(file.read(), key["count"])
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            say(f"metrics: {path} is damaged ({type(error).__name__}: {error}); computing these features again")
+        except (ValueError, OSError) as error:
+            say(f"metrics: {path} is damaged ({error}); computing these features again")
         except Exception as error:
             if not _is_filesystem_error(error):
                 raise
@@ -87,8 +86,11 @@ def _pack(features: Features) -> bytes:
 
 
 def _unpack(data: bytes, count: int) -> Features:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        values, logits, checksum = arrays["features"], arrays["logits"], arrays["checksum"]
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            values, logits, checksum = arrays["features"], arrays["logits"], arrays["checksum"]
+    except Exception as error:  # of zip, zlib, NumPy, or of Python's parser, which NumPy hands headers to
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     if checksum.tobytes() != _checksum(values, logits):
         raise ValueError("its checksum does not fit")
     if len(values) != count:

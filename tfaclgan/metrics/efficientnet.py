@@ -68,7 +68,9 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
             kinds = {tensor.storage: tensor.kind for tensor in tensors.values()}
             storages = {key: _read_storage(file, _DTYPES[kinds[key]]) for key in order}
         return {name: tensor.read(storages) for name, tensor in tensors.items()}
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # pickle's reader raises nearly anything on a damaged file
         raise UserError(
             f"{path}: not a readable weight file ({error or type(error).__name__}); install it again: "
             f"{INSTALL.replace('install', 'install --force-reinstall --no-deps')}"
