@@ -7,8 +7,8 @@
 Each row is a process of its own (benchmarks/train_step.py, its worker), so that peaks do not add up. Peak is the
 largest resident memory of that process, with TensorFlow, the compiled step, weights and Adam's slots; the column
 "weights, Adam" is what these take at least (weights and two slots, 4 bytes each). The networks are those of profile
-pt unless --option says another. A row that runs out of memory, or
-out of --limit seconds, is reported and the grid goes on.
+pt unless --option says another. A row that runs out of memory, or out of --limit seconds, is reported and the grid goes
+on.
 
 Savings: `rematerialise` computes the generators' maps twice (--rematerialise), `share_fakes` makes the fakes once for
 both steps (--ugatit.share_fakes). Full models have their size's MLP: 279 million weights a generator at 256 px.
@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a row that runs is ended, too
     print(
         _LINE.format("model", "px", "dtype", "saving", "s/iteration", "CPU s", "peak MiB", "weights, Adam"), flush=True
     )
@@ -99,14 +100,16 @@ def measure(arguments: argparse.Namespace, flags: list[str]) -> dict:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # its worker ends with it
+            start_new_session=True,  # it and its worker are ended together
         )
         try:
             _, errors = process.communicate(timeout=arguments.limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
             return {"failed": f"stopped after {arguments.limit} s"}
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         if process.returncode:
             return {"failed": (errors.strip().splitlines() or ["no message"])[-1]}
         with open(path) as file:
