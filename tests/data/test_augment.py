@@ -401,6 +401,13 @@ def test_ranges_of_warps():
     assert set(moved[:, 2]) == set(range(-16, 17))
     assert set(moved[:, 5]) == set(range(-12, 13))
 
+    # U-GAT-IT's fork: an area uniform in [0.748, 1] for one picture in five.
+    drawn = planned("resized_crop:0.748:1:0.2", 4000, (48, 48), (48, 48))
+    zoomed = drawn["warp"].numpy()
+    assert abs(zoomed.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 4000)
+    areas = np.sort(drawn["matrix"].numpy()[zoomed, 0] ** 2)
+    np.testing.assert_allclose(areas, np.linspace(0.748, 1, len(areas)), atol=0.02)
+
     corners = planned("perspective:0.5:1", 500, (48, 64), (48, 64))["matrix"].numpy()
     matrices = np.concatenate([corners, np.ones((500, 1))], 1).reshape(-1, 3, 3)
     for matrix in matrices:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfaclgan.data import augment
 from tfaclgan.engine.tensorflow import build_networks
 from tfaclgan.errors import UserError
 from tfaclgan.inference import arrays
@@ -407,6 +408,8 @@ def test_recipes_of_the_profiles():
     assert (tensorflow.weight_decay, tensorflow.weight_decay_on, tensorflow.lr_decay_steps) == (1e-4, "kernels", 10_000)
     assert (official.weight_decay_on, official.lr_decay_steps, official.ema_decay) == ("all", 0, 0.0)
     assert (fork.ema_decay, fork.ema_start, fork.image_size) == (0.9999, 0.5, 384)
+    assert (tensorflow.augment, official.augment) == ("flip,crop", "flip,crop")
+    assert augment.parse(fork.augment).resized_crop == augment.ResizedCrop(0.748, 1.0, 0.2)
     assert {r.lr_schedule for r in (tensorflow, official, fork)} == {"linear"}
 
 

@@ -660,7 +660,14 @@ def recipe_for(config: Config) -> Recipe:
     official = dataclasses.replace(RECIPE, weight_decay_on="all", lr_decay_steps=0)
     if config.profile == "pt":
         return official
-    return dataclasses.replace(official, image_size=384, load_size=384, ema_decay=0.9999, ema_start=0.5)
+    return dataclasses.replace(
+        official,
+        image_size=384,
+        load_size=384,
+        ema_decay=0.9999,
+        ema_start=0.5,
+        augment="flip,resized_crop:0.748:1:0.2,crop",  # aug_prob
+    )
 
 
 METHOD = register(
