@@ -1,6 +1,6 @@
 """Size and time of exported files on this machine's CPU: docs/export.md's table.
 
-    python benchmarks/export.py [--models=quick,ugatit_light,acl_gan] [--calls=7]
+    python benchmarks/export.py [--models=quick,ugatit_light,acl_gan] [--files=onnx,tflite_int8] [--calls=7]
 
 Random weights, batch 1, a fixed size, float pictures in and out. Each file is written and run once by --mode=export's
 own code, then timed in this process; the time is the fastest of several calls, which other work on the machine
@@ -32,19 +32,20 @@ MODELS = {
     "acl_gan": ("the paper's ACL-GAN, 256 px", "acl_gan", {}, 256),
     "ugatit_light": ("U-GAT-IT light, 256 px", "ugatit", {"light": 1}, 256),
 }
-FILES = (
-    ("keras", "float32"),
-    ("saved_model", "float32"),
-    ("tflite", "float32"),
-    ("tflite", "float16"),
-    ("tflite", "int8"),
-    ("onnx", "float32"),
-)
+FILES = {
+    "keras": ("keras", "float32"),
+    "saved_model": ("saved_model", "float32"),
+    "tflite": ("tflite", "float32"),
+    "tflite_float16": ("tflite", "float16"),
+    "tflite_int8": ("tflite", "int8"),
+    "onnx": ("onnx", "float32"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="quick", help=f"of {', '.join(MODELS)} (quick)")
+    parser.add_argument("--files", default=",".join(FILES), help="which, in order (all)")
     parser.add_argument("--calls", type=int, default=7, help="of each file, after a first one (7)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of LiteRT and ONNX Runtime (all CPUs)")
     arguments = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {processor()}")
     print(", ".join(export_formats.runtime(name) for name in export_formats.FORMATS), flush=True)
     for name in arguments.models.split(","):
-        measure(*MODELS[name], arguments.calls, arguments.threads)
+        measure(*MODELS[name], arguments.files.split(","), arguments.calls, arguments.threads)
 
 
 def processor() -> str:
@@ -68,7 +69,7 @@ def processor() -> str:
         return "unknown CPU"
 
 
-def measure(title: str, method_name: str, options: dict, side: int, calls: int, threads: int) -> None:
+def measure(title: str, method_name: str, options: dict, side: int, names: list, calls: int, threads: int) -> None:
     """Prints the table's rows of one model."""
     import numpy as np
 
@@ -81,18 +82,19 @@ def measure(title: str, method_name: str, options: dict, side: int, calls: int, 
     config, shape = method.config(**options), (side, side, 3)
     run = types.SimpleNamespace(method=method, config=config, image_shape=shape, flags={}, path="")
     translator = Translator(run, method.networks(config, shape))
-    photos = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
-    both = {"translate": photos[:1], "encode_style": photos[:1]}
-    pictures = export.Pictures(both, "noise", {"translate": photos, "encode_style": photos})
-    inputs = {"images": arrays.to_float(photos[:1])}
+    photo = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
+    both = {"translate": photo, "encode_style": photo}
+    pictures = export.Pictures(both, "noise", both)
+    inputs = {"images": arrays.to_float(photo)}
     if translator.style_dim:
         inputs["style"] = arrays.draw_style(0, 0, translator.style_dim)[None]
     direction = translator.directions[0]
     own = fastest(lambda: translator.translate(inputs["images"], direction, inputs.get("style")), calls)
     print(f"{title}\n  the run itself: {own:.1f} ms", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for number, (format, precision) in enumerate(FILES):
-            folder = os.path.join(temporary, str(number))
+        for name in names:
+            format, precision = FILES[name]
+            folder = os.path.join(temporary, name)
             asked = export.Options(format, export.Shape(1, side, side), direction, precision=precision, largest=1e9)
             try:
                 before = time.perf_counter()

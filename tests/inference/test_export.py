@@ -309,6 +309,7 @@ def test_every_method_in_every_format(real, tmp_path, name, format, shape, preci
         shape = dataclasses.replace(shape, height=32, width=32)
     size = {"height": 32, "width": 32}
     given = dataclasses.replace(pictures(**size), calibration=pictures(count=8, **size).probes)
-    options = Options(format, shape, precision=precision, mask=name == "acl_gan")
+    bound = 1.0 if precision == "int8" else None  # random weights of width 4 lose more than trained ones
+    options = Options(format, shape, precision=precision, mask=name == "acl_gan", largest=bound)
     lines = export.export(translator, str(tmp_path / "out"), options, given)
     assert len(lines) == 1 + (2 if name in ("acl_gan", "munit") else 1) + (name == "acl_gan")

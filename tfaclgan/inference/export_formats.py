@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]  # a call's inputs or outputs by name
 
-OPSET = 17  # of ONNX: the newest that ONNX Runtime 1.14 and the web and mobile builds of its time read
+OPSET = 17  # of ONNX; the networks need nothing newer
 INSTALL = 'run `pip install ".[export]"` in the repository'
 _CHILD_SECONDS = 600
 
@@ -238,8 +238,8 @@ def _write_tflite(model: Exported, shape: Shape, path: str, precision: str, cali
         file.write(data)
 
 
-# Computed in float32 under int8: the norms. A variance in 256 steps is far off; with these in float32 the difference
-# from the run is a fifth of what it is without (docs/export.md).
+# Computed in float32 under int8: the norms. A variance in 256 steps is far off; with these in float32 the mean
+# difference from the run is a fifth to two thirds of what it is without (docs/export.md).
 _FLOAT_OPERATIONS = (
     "ABS", "ADD", "ADD_N", "DIV", "GREATER", "LESS_EQUAL", "MAXIMUM", "MEAN", "MINIMUM", "MUL", "NEG", "POW", "RSQRT",
     "SELECT", "SELECT_V2", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SUB", "SUM", "TANH",
