@@ -119,6 +119,18 @@ def test_flagfiles_that_name_themselves(at_work, tmp_path_factory, capsys):
         assert len(lines) == 1
 
 
+@pytest.mark.parametrize(
+    "method, option",
+    [(method, option) for method in ("acl_gan", "munit") for option in ("downsamples", "discriminator_scales")]
+    + [("munit", "discriminator_layers"), ("ugatit", "global_layers"), ("ugatit", "local_layers")],
+)
+def test_networks_for_which_no_picture_is_large_enough(method, option):
+    """Such options made the search for the smallest picture endless."""
+    config = dataclasses.replace(base.get(method).config(), **{option: 1000})
+    with pytest.raises(UserError, match=r"no picture is large enough|none is large enough"):
+        base.get(method).check(config, (256, 256, 3))
+
+
 @pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_options_that_are_accepted_can_be_checked(at_work, cases):
     """A method's own check of any accepted options is one line or none."""

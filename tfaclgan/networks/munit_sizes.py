@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tfaclgan.errors import UserError
 
+_MOST_HALVINGS = 18  # sides of 262,144 pixels
 STYLE_DOWNSAMPLES = 4  # of the style encoder, whatever the content encoder has
 
 
@@ -17,7 +18,16 @@ def minimum_side(downsamples: int, scales: int, layers_per_scale: int) -> int:
         downsamples: halvings of the content encoder, at least 1.
         scales: image sizes of the discriminators; each is half of the one before, rounded up.
         layers_per_scale: stride-2 convolutions 4x4 of each scale.
+
+    Raises:
+        UserError: so many halvings that no picture is large enough; the search below would never end.
     """
+    halvings = max(downsamples, scales + layers_per_scale)
+    if halvings > _MOST_HALVINGS:
+        raise UserError(
+            f"{halvings} halvings of a picture: none is large enough; use fewer downsamples, discriminator_scales or "
+            "discriminator_layers"
+        )
     multiple = 2**downsamples
     side = multiple
     while not (_generator_accepts(side, downsamples) and _discriminator_accepts(side, scales, layers_per_scale)):

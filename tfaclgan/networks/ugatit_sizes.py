@@ -10,6 +10,7 @@ from tfaclgan.errors import UserError
 DOWNSAMPLES = 2  # of the generator
 MULTIPLE = 2**DOWNSAMPLES
 FEWEST_LAYERS = 3  # of a discriminator
+_MOST_LAYERS = 18  # halve a side of 262,144 pixels
 
 
 def discriminator_sides(side: int, layers: int, keep: bool) -> list[int]:
@@ -42,7 +43,16 @@ def discriminator_accepts(side: int, layers: int, keep: bool) -> bool:
 
 
 def minimum_side(layers: tuple[int, ...], keep: bool) -> int:
-    """The smallest side in pixels, a multiple of 4, that the generator and discriminators of these depths accept."""
+    """The smallest side in pixels, a multiple of 4, that the generator and discriminators of these depths accept.
+
+    Raises:
+        UserError: so many layers that no picture is large enough; the search below would never end.
+    """
+    if max(layers) > _MOST_LAYERS:
+        raise UserError(
+            f"discriminators of {max(layers)} layers: no picture is large enough; use at most {_MOST_LAYERS} for "
+            "--ugatit.global_layers and --ugatit.local_layers"
+        )
     side = 2 * MULTIPLE  # the residual blocks' borders need maps of two pixels
     while not all(discriminator_accepts(side, depth, keep) for depth in layers):
         side += MULTIPLE
