@@ -96,16 +96,17 @@ def judge(run_dir: str) -> dict:
 def translations(run_dir: str) -> np.ndarray:
     """The first test faces, translated, uint8 [n, h, w, 3]."""
     import tfaclgan
+
+    translator = tfaclgan.load(run_dir)
+    return translator.translate(_faces(translator.run.flags["data_dir"]), direction="a2b")
+
+
+def _faces(data_dir: str) -> np.ndarray:
     from tfaclgan.data import pipeline
     from tfaclgan.data.records import load_manifest
 
-    translator = tfaclgan.load(run_dir)
-    return translator.translate(_faces(load_manifest(translator.run.flags["data_dir"]), pipeline), direction="a2b")
-
-
-def _faces(manifest: object, pipeline: object) -> np.ndarray:
     options = pipeline.PipelineOptions(height=64, width=64, load_size=64)
-    return pipeline.read_images(manifest, "testA", FACES, options)
+    return pipeline.read_images(load_manifest(data_dir), "testA", FACES, options)
 
 
 def describe(results: dict[str, dict], minutes: float) -> str:
@@ -120,10 +121,7 @@ def describe(results: dict[str, dict], minutes: float) -> str:
 
 def sheet(pictures: dict[str, np.ndarray], data_dir: str) -> Image.Image:
     """A row a face, a column a method, the input first."""
-    from tfaclgan.data import pipeline
-    from tfaclgan.data.records import load_manifest
-
-    columns = {"input": _faces(load_manifest(data_dir), pipeline), **pictures}
+    columns = {"input": _faces(data_dir), **pictures}
     step = SIDE + MARGIN
     canvas = Image.new("RGB", (len(columns) * step + MARGIN, FACES * step + MARGIN + HEAD), "white")
     draw = ImageDraw.Draw(canvas)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from tfaclgan.layers import batches
 from tfaclgan.layers.precision import full_precision
 
 Tensor = Any
@@ -83,11 +84,7 @@ OBJECTIVES = {
 }
 
 
-def split(scores: Sequence[Tensor], parts: int) -> list[list[Tensor]]:
-    """Undoes a concatenation of `parts` equal batches: one list of score maps a part.
-
-    A discriminator without batch statistics gives the same scores on a concatenated batch, and one large
-    call is cheaper than several small ones.
-    """
-    pieces = [ops.split(score, parts, axis=0) for score in scores]
-    return [[piece[part] for piece in pieces] for part in range(parts)]
+def split(scores: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+    """Undoes a concatenation of `count` equal batches: one list of score maps a part."""
+    pieces = [batches.parts(score, count) for score in scores]
+    return [list(group) for group in zip(*pieces, strict=True)]

@@ -5,7 +5,7 @@ All take the gradient of the **sum** of the scores with respect to the images an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -57,24 +57,6 @@ def gradient_penalty(
     # The root has no gradient at 0; what is added is below what float32 resolves beside a length of 1.
     excess = ops.sqrt(squared_norms(image_gradient(discriminator, mixed)) + 1e-12) - 1
     return ops.mean(ops.square(ops.relu(excess) if one_sided else excess))
-
-
-def r1_penalty(discriminator: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> Tensor:
-    """R1 (Mescheder et al., arXiv 1801.04406): half the mean squared gradient at images that are to score "real".
-
-    For discriminators of patches: a map's scores are added up and divided by the root of their number, so that a
-    weight means the same at every image size while the patches' gradients hardly overlap; scales add up.
-
-    Args:
-        discriminator: [b, h, w, c] -> list of score maps [b, h', w', 1]; must judge each image by itself.
-        images: [b, h, w, c]; no gradient flows back to what made them.
-    """
-
-    def scaled(x: Tensor) -> Tensor:
-        maps = [full_precision(scores) for scores in discriminator(x)]
-        return sum(ops.sum(scores) / float(scores.shape[1] * scores.shape[2]) ** 0.5 for scores in maps)
-
-    return 0.5 * ops.mean(squared_norms(image_gradient(scaled, ops.stop_gradient(images))))
 
 
 def neighbourhood(images: Tensor, noise: Tensor) -> Tensor:

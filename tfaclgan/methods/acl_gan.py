@@ -29,7 +29,7 @@ Deviations from the official code:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tfaclgan.errors import UserError
@@ -52,6 +52,7 @@ from tfaclgan.networks import munit_sizes
 
 ops = lazy_import("keras.ops")
 adversarial = lazy_import("tfaclgan.losses.adversarial")
+batches = lazy_import("tfaclgan.layers.batches")
 focus = lazy_import("tfaclgan.losses.focus")
 reconstruction = lazy_import("tfaclgan.losses.reconstruction")
 munit = lazy_import("tfaclgan.networks.munit")
@@ -288,19 +289,11 @@ def _make(
 def _decode(generator: Tensor, jobs: dict[Any, tuple[Tensor, Tensor]]) -> dict[Any, Tensor]:
     """The raw outputs of jobs {label: (images, style)}: each batch of images encoded once, one call a network."""
     distinct = {id(images): images for images, _ in jobs.values()}
-    contents = dict(zip(distinct, _split(generator.content(_join(distinct.values())), len(distinct)), strict=True))
-    content = _join([contents[id(images)] for images, _ in jobs.values()])
-    raw = generator.decode(content, _join([style for _, style in jobs.values()]))
-    return dict(zip(jobs, _split(raw, len(jobs)), strict=True))
-
-
-def _join(groups: Iterable[Tensor]) -> Tensor:
-    groups = list(groups)
-    return ops.concatenate(groups) if len(groups) > 1 else groups[0]
-
-
-def _split(joined: Tensor, count: int) -> Sequence[Tensor]:
-    return ops.split(joined, count) if count > 1 else [joined]
+    encoded = generator.content(batches.join(distinct.values()))
+    contents = dict(zip(distinct, batches.parts(encoded, len(distinct)), strict=True))
+    content = batches.join([contents[id(images)] for images, _ in jobs.values()])
+    raw = generator.decode(content, batches.join([style for _, style in jobs.values()]))
+    return dict(zip(jobs, batches.parts(raw, len(jobs)), strict=True))
 
 
 def _way_back(own: Tensor, bar: Tensor, style: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -338,7 +331,7 @@ def _judged(rounds: Sequence[_Round], config: Config) -> tuple[list[Tensor], lis
 
 def _scores(discriminator: Tensor, groups: Sequence[Tensor]) -> list[list[Tensor]]:
     """One list of score maps a group of images, from one call."""
-    return adversarial.split(discriminator(_join(groups)), len(groups))
+    return adversarial.split(discriminator(batches.join(groups)), len(groups))
 
 
 def _pairs(r: _Round) -> list[Tensor]:

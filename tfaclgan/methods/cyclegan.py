@@ -40,6 +40,7 @@ from tfaclgan.methods.base import (
 
 ops = lazy_import("keras.ops")
 adversarial = lazy_import("tfaclgan.losses.adversarial")
+batches = lazy_import("tfaclgan.layers.batches")
 image_pool = lazy_import("tfaclgan.layers.image_pool")
 patch = lazy_import("tfaclgan.networks.patch")
 penalty = lazy_import("tfaclgan.losses.penalty")
@@ -132,7 +133,6 @@ def generator_loss(networks: Networks, batch: Batch, context: Context, config: C
     objective = adversarial.OBJECTIVES[config.adversarial]
     distance = reconstruction.mean_absolute_error
     a, b, g_ab, g_ba = batch["a"], batch["b"], networks["g_ab"], networks["g_ba"]
-    # A generator without batch statistics gives the same on joined batches; the calls are fewer and larger.
     fake_b, same_b = _each(g_ab, a, b) if config.identity_weight else (g_ab(a), None)
     fake_a, same_a = _each(g_ba, b, a) if config.identity_weight else (g_ba(b), None)
     terms = {
@@ -170,7 +170,7 @@ def discriminator_loss(networks: Networks, batch: Batch, context: Context, confi
 
 def _each(network: Tensor, first: Tensor, second: Tensor) -> list[Tensor]:
     """network(first), network(second), by one call."""
-    return ops.split(network(ops.concatenate([first, ops.cast(second, first.dtype)])), 2)
+    return batches.parts(network(batches.join([first, second])), 2)
 
 
 def memory(config: Config, image_shape: ImageShape) -> dict[str, Memory]:

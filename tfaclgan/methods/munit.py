@@ -37,6 +37,7 @@ from tfaclgan.networks import munit_sizes
 
 ops = lazy_import("keras.ops")
 adversarial = lazy_import("tfaclgan.losses.adversarial")
+batches = lazy_import("tfaclgan.layers.batches")
 reconstruction = lazy_import("tfaclgan.losses.reconstruction")
 munit = lazy_import("tfaclgan.networks.munit")
 
@@ -112,7 +113,7 @@ def discriminator_loss(networks: Networks, batch: Batch, context: Context, confi
     }
     terms = {}
     for name, images in (("d_a", a), ("d_b", b)):
-        both = ops.concatenate([ops.stop_gradient(fakes[name]), images])
+        both = batches.join([ops.stop_gradient(fakes[name]), images])
         fake_scores, scores = adversarial.split(networks[name](both), 2)
         terms[name] = config.adversarial_weight * (objective.fake(fake_scores) + objective.real(scores))
     return Loss(terms)
@@ -157,7 +158,7 @@ def _styles(step: str, images: Tensor, context: Context, config: Config) -> tupl
 def _decode_two(generator: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> list[Tensor]:
     """Two (content, style) pairs decoded by one call."""
     contents, styles = zip(first, second, strict=True)
-    return ops.split(generator.decode(ops.concatenate(contents), ops.concatenate(styles)), 2)
+    return batches.parts(generator.decode(batches.join(contents), batches.join(styles)), 2)
 
 
 def _generators(networks: Networks, direction: str) -> tuple[Tensor, Tensor]:

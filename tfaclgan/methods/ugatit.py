@@ -59,6 +59,7 @@ from tfaclgan.networks import ugatit_sizes
 
 ops = lazy_import("keras.ops")
 adversarial = lazy_import("tfaclgan.losses.adversarial")
+batches = lazy_import("tfaclgan.layers.batches")
 foreground = lazy_import("tfaclgan.losses.foreground")
 penalty = lazy_import("tfaclgan.losses.penalty")
 precision = lazy_import("tfaclgan.layers.precision")
@@ -515,24 +516,16 @@ def _judge(
     discriminator: Any, images: list[Tensor], masks: list[Tensor] | None, config: Config
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Scores and logits of groups of images of one size, from one call."""
-    joined = _join(images)
+    joined = batches.join(images)
     cam_images = mask = None
     if config.background_hidden != "none":
-        mask = _join(masks)
+        mask = batches.join(masks)
         if config.background_hidden in ("pixels", "both"):
             cam_images = joined * mask
         if config.background_hidden == "pixels":
             mask = None
     judgement = discriminator.judge(joined, cam_images, mask)
-    return _split(judgement.scores, len(images)), _split(judgement.logits, len(images))
-
-
-def _join(groups: list[Tensor]) -> Tensor:
-    return ops.concatenate(groups) if len(groups) > 1 else groups[0]
-
-
-def _split(joined: Tensor, count: int) -> list[Tensor]:
-    return list(ops.split(joined, count)) if count > 1 else [joined]
+    return batches.parts(judgement.scores, len(images)), batches.parts(judgement.logits, len(images))
 
 
 def _settle(scores: Tensor, mask: Tensor, target: float) -> Tensor:
