@@ -268,6 +268,15 @@ def define() -> None:
         lower_bound=1,
     )
 
+    hardware(
+        flags.DEFINE_enum,
+        "preemption_notice",
+        "auto",
+        "Whom to ask whether this machine is about to go, besides SIGTERM: Google Cloud's metadata server or nobody; "
+        "auto: google on TPUs.",
+        ("auto", "google", "none"),
+    )
+
     check = _group("--mode=tpu_check")
     check(flags.DEFINE_enum, "tpu_type", "v5e", "Chip to compile for.", ("v4", "v5e", "v5p", "v6e"))
     check(flags.DEFINE_integer, "tpu_cores", 8, "Replicas that share --batch_size.", lower_bound=1)
@@ -303,6 +312,13 @@ def define() -> None:
         3,
         "Newest checkpoints kept; the best by metric is kept besides.",
         lower_bound=1,
+    )
+    log(
+        flags.DEFINE_integer,
+        "keep_every_steps",
+        0,
+        "Interval of checkpoints that are kept for good; 0: none.",
+        lower_bound=0,
     )
     log(flags.DEFINE_integer, "eval_every_steps", 0, "Interval of evaluation during training; 0: none.", lower_bound=0)
     log(

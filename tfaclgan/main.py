@@ -123,6 +123,7 @@ def _train() -> int:
     from tfaclgan.training import loop, rundir
 
     run = rundir.Run(_run_dir(), method, config, image_shape, _training_flags(recipe))
+    hardware = strategy.make(FLAGS.strategy, tpu=FLAGS.tpu, cpu_devices=FLAGS.cpu_devices)
     settings = loop.Settings(
         recipe=recipe,
         data_options=data_options,
@@ -139,11 +140,12 @@ def _train() -> int:
         histogram_every=FLAGS.histogram_every_steps,
         checkpoint_every=FLAGS.checkpoint_every_steps,
         keep_checkpoints=FLAGS.keep_checkpoints,
+        keep_every=FLAGS.keep_every_steps,
+        cloud_notices={"google": True, "none": False, "auto": hardware.kind == "tpu"}[FLAGS.preemption_notice],
         eval_every=FLAGS.eval_every_steps,
         profile=_profile_window(),
         flag_text=tfaclgan_flags.flag_file(FLAGS),
     )
-    hardware = strategy.make(FLAGS.strategy, tpu=FLAGS.tpu, cpu_devices=FLAGS.cpu_devices)
     loop.check_batch(recipe.batch_size, hardware)
     if FLAGS.deterministic:
         import tensorflow as tf

@@ -8,6 +8,7 @@ import os
 import signal
 
 import folder_of_records
+import metadata_server
 import numpy as np
 import pytest
 import record_folder
@@ -16,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy import TOY, Config
 
 from tfaclgan.data import records
-from tfaclgan.data.pipeline import PipelineOptions
+from tfaclgan.data.pipeline import PipelineOptions, training_dataset
 from tfaclgan.engine import strategy
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods import base
@@ -142,6 +143,11 @@ def test_two_replicas_train_to_the_weights_of_one(data, tmp_path):
         np.testing.assert_allclose(one[name], two[name], rtol=1e-3, atol=2e-5, err_msg=name)
 
 
+def test_checkpoints_at_an_interval_are_kept_for_good(data, tmp_path):
+    start(data, tmp_path, checkpoint_every=2, keep_checkpoints=1, keep_every=3)  # the toy's period is 2: every 4
+    assert [c.step for c in checkpoint.find(str(tmp_path / "checkpoints"))] == [8, 4]
+
+
 def test_finished_runs_say_so(data, tmp_path, capsys):
     start(data, tmp_path)
     assert start(data, tmp_path) == EXIT_OK
@@ -154,8 +160,21 @@ def test_non_finite_training_stops_names_the_term_and_keeps_the_good_checkpoint(
     assert "step 5" in out
     assert "critic/real" in out
     assert "step_000000004" in out
+    expected = next(iter(training_dataset(data, PipelineOptions(16, 16, 16), global_batch=4, first_step=5)))
+    names = {d: ", ".join(key.decode() for key in expected[f"key_{d}"].numpy()) for d in "ab"}
+    assert f"pictures of that step: a: {names['a']}; b: {names['b']}" in out
     assert [c.step for c in checkpoint.find(str(tmp_path / "checkpoints"))] == [4]
     assert all(np.isfinite(v).all() for v in final_state(tmp_path).values())
+
+
+def test_a_notice_of_the_cloud_saves_and_leaves(data, tmp_path, monkeypatch, capsys):
+    with metadata_server.serving(monkeypatch) as metadata:
+        metadata.values["preempted"] = "TRUE"
+        code = start(data, tmp_path, cloud_notices=True, recipe={"steps": 4000}, checkpoint_every=4000, sample_every=0)
+    assert code == EXIT_PREEMPTED
+    saved = checkpoint.find(str(tmp_path / "checkpoints"))[0]
+    assert 0 < saved.step < 4000
+    assert f"being taken away (preempted): saved at step {saved.step}" in capsys.readouterr().err
 
 
 def test_another_width_is_refused_and_another_rate_is_told(data, tmp_path, capsys):

@@ -142,10 +142,14 @@ def remove(checkpoint: Checkpoint) -> None:
     shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 
-def prune(folder: str, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints, and what interrupted saves left behind."""
+def prune(folder: str, keep: int, every: int = 0) -> None:
+    """Removes all but the newest `keep` checkpoints, and what interrupted saves left behind.
+
+    Those of steps that are multiples of `every` stay for good; 0: none do.
+    """
     for checkpoint in find(folder)[keep:]:
-        remove(checkpoint)
+        if not every or checkpoint.step % every:
+            remove(checkpoint)
     for name in os.listdir(folder):
         if ".writing-" in name:
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)

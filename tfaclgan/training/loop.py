@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfaclgan.data import pipeline, reading
+from tfaclgan.data.files import printable
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.strategy import Hardware
 from tfaclgan.engine.tensorflow import Engine, Report, build_networks
@@ -25,7 +26,7 @@ from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import checkpoint, rundir, samples
 from tfaclgan.training.monitor import Monitor, SilentMonitor
-from tfaclgan.training.preemption import StopRequest
+from tfaclgan.training.preemption import StopRequest, cloud_notices
 
 if TYPE_CHECKING:
     from tfaclgan.inference.translator import Translator
@@ -50,6 +51,8 @@ class Settings:
     histogram_every: int = 0
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    keep_every: int = 0
+    cloud_notices: bool = False  # ask Google Cloud's metadata server
     eval_every: int = 0
     profile: tuple[int, int] | None = None
     flag_text: str = ""
@@ -132,6 +135,7 @@ class _Session:
             "sample": settings.sample_every,
             "histogram": settings.histogram_every,
             "checkpoint": settings.checkpoint_every,
+            "keep": settings.keep_every,
             "eval": settings.eval_every,
         }
         self._intervals = {name: _round_up(value, period) for name, value in self._intervals.items()}
@@ -166,7 +170,8 @@ class _Session:
             f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.path}"
         )
         try:
-            with StopRequest() as stop:
+            notices = cloud_notices if settings.cloud_notices else contextlib.nullcontext
+            with StopRequest() as stop, notices(stop):
                 return self._loop(stop)
         finally:
             self._stop_profile()
@@ -226,7 +231,7 @@ class _Session:
             self._monitor.histograms(self._step, self._engine.variables())
         if self._due("sample") or (last and self._intervals["sample"]):
             self._sample()
-        if self._due("checkpoint") or last:
+        if self._due("checkpoint") or self._due("keep") or last:
             self._save()
         if not reason and (self._due("eval") or (last and self._intervals["eval"])):
             self._evaluate()
@@ -248,22 +253,26 @@ class _Session:
         hardware, first_step = self._hardware, self._step
 
         def make(_: Any) -> tf.data.Dataset:
-            dataset = pipeline.training_dataset(
-                self._manifest,
-                self._settings.data_options,
-                global_batch=self._settings.recipe.batch_size,
-                first_step=first_step,
-                host=hardware.host,
-                hosts=hardware.hosts,
-                replicas_per_host=hardware.replicas_per_host,
-                bad_records=self._bad_records,
-            )
             # Names of files are no use on the device, and XLA has no strings.
-            return dataset.map(lambda batch: {k: v for k, v in batch.items() if v.dtype != tf.string})
+            return self._dataset(first_step).map(lambda batch: {k: v for k, v in batch.items() if v.dtype != tf.string})
 
         if hardware.replicas == 1:
             return iter(make(None).prefetch(tf.data.AUTOTUNE))
         return iter(hardware.strategy.distribute_datasets_from_function(make))
+
+    def _dataset(self, first_step: int) -> tf.data.Dataset:
+        """This host's batches from `first_step` on, one a replica."""
+        hardware = self._hardware
+        return pipeline.training_dataset(
+            self._manifest,
+            self._settings.data_options,
+            global_batch=self._settings.recipe.batch_size,
+            first_step=first_step,
+            host=hardware.host,
+            hosts=hardware.hosts,
+            replicas_per_host=hardware.replicas_per_host,
+            bad_records=self._bad_records,
+        )
 
     # -- what happens between loops -----------------------------------------------------------
 
@@ -291,7 +300,7 @@ class _Session:
         if self._hardware.is_chief:
             folder = self._run.folder("checkpoints")
             checkpoint.save(folder, state, self._step)
-            checkpoint.prune(folder, self._settings.keep_checkpoints)
+            checkpoint.prune(folder, self._settings.keep_checkpoints, self._intervals["keep"])
 
     def _restore(self) -> int:
         loaded = checkpoint.load_newest(self._run.folder("checkpoints"))
@@ -378,10 +387,19 @@ class _Session:
         good = checkpoint.find(self._run.folder("checkpoints"))
         kept = f"the last good checkpoint is {good[0].path}" if good else "no checkpoint had been written yet"
         self._monitor.say(
-            f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; "
-            f"training stopped and nothing was saved; {kept}; lower --learning_rate or use --dtype=float32"
+            f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; training stopped "
+            f"and nothing was saved; {kept}; lower --learning_rate or use --dtype=float32; "
+            f"pictures of that step: {self._pictures(report.bad_step)}"
         )
         return EXIT_NON_FINITE
+
+    def _pictures(self, step: int) -> str:
+        """The keys of this host's pictures of a data iteration, by domain."""
+        keys: dict[str, list[str]] = {"a": [], "b": []}
+        for batch in self._dataset(step).take(self._hardware.replicas_per_host):
+            for domain, found in keys.items():
+                found += [printable(key.decode("utf-8", "surrogateescape")) for key in batch[f"key_{domain}"].numpy()]
+        return "; ".join(f"{domain}: {', '.join(found)}" for domain, found in keys.items())
 
     def _start_profile(self) -> None:
         window = self._settings.profile
