@@ -18,7 +18,7 @@ from absl import flags
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
-MODES = ("train", "evaluate", "translate", "export", "import_weights", "tpu_check", "debug")
+MODES = ("train", "evaluate", "translate", "export", "import_weights", "tpu_check")
 RECIPE_FIELDS = tuple(
     field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size")
 )
@@ -50,8 +50,7 @@ def define() -> None:
         "train",
         "What to do: train the run, judge it on the test split, translate pictures, write its translation for other "
         "programs (docs/export.md), make a run of an original's weights (docs/weights.md), "
-        "compile the training step for a TPU that is not there (docs/tpu.md), "
-        "or run a step that was not finite again and say where it went wrong (docs/training.md).",
+        "or compile the training step for a TPU that is not there (docs/tpu.md).",
         MODES,
     )
     what(
@@ -119,6 +118,13 @@ def define() -> None:
         "augment",
         None,
         f"Augmentation preset or list, see docs/augmentation.md. Unset: {_METHOD_DEFAULT}.",
+    )
+    data(
+        flags.DEFINE_enum,
+        "augment_on",
+        "host",
+        "Who augments: the host's cores, or the device inside the compiled step (pictures must be stored at one size).",
+        ("host", "device"),
     )
     data(
         flags.DEFINE_integer,

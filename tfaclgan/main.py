@@ -53,7 +53,6 @@ def _run(argv: list[str]) -> int:
         "export": _export,
         "import_weights": _import_weights,
         "tpu_check": _tpu_check,
-        "debug": _debug,
     }
     return modes[FLAGS.mode]()
 
@@ -90,10 +89,6 @@ def _check_flags() -> None:
         raise UserError(
             f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train"
         )
-    if FLAGS.mode == "debug":
-        from tfaclgan.training import bundle
-
-        bundle.newest(_run_dir())
 
 
 def _run_dir() -> str:
@@ -177,6 +172,7 @@ def _data_options(height: int, width: int, recipe: base.Recipe) -> PipelineOptio
         width=width,
         load_size=recipe.load_size,
         augment=recipe.augment,
+        augment_on=FLAGS.augment_on,
         augment_until_step=FLAGS.augment_until_step,
         seed=FLAGS.seed,
         cache_mb=FLAGS.cache_mb,
@@ -209,16 +205,6 @@ def _profile_window() -> tuple[int, int] | None:
     return first, last
 
 
-# -- debug ------------------------------------------------------------------------------------
-
-
-def _debug() -> int:
-    from tfaclgan.training import debug
-
-    finding = debug.examine(_run_dir(), FLAGS.data_dir)
-    return errors.EXIT_NON_FINITE if finding.phase else errors.EXIT_OK
-
-
 # -- tpu_check --------------------------------------------------------------------------------
 
 
@@ -226,6 +212,7 @@ def _tpu_check() -> int:
     from tfaclgan.engine import tpu_compiler
 
     tpu_compiler.prepare(tpu_compiler.CHIPS[FLAGS.tpu_type])
+    from tfaclgan.data import pipeline
     from tfaclgan.training import loop, rundir, tpu_check
 
     method = base.get(FLAGS.method)
@@ -233,7 +220,8 @@ def _tpu_check() -> int:
     height, width = tfaclgan_flags.image_size(method, FLAGS)
     # The data need not be there: a missing folder means colour pictures.
     there = FLAGS.data_dir and os.path.exists(os.path.join(FLAGS.data_dir, "dataset.json"))
-    image_shape = (height, width, _manifest(FLAGS.data_dir).channels if there else 3)
+    manifest = _manifest(FLAGS.data_dir) if there else None
+    image_shape = (height, width, manifest.channels if manifest else 3)
     method.check(config, image_shape)
     run = rundir.Run(_run_dir(), method, config, image_shape, {})
     settings = loop.Settings(
@@ -245,7 +233,8 @@ def _tpu_check() -> int:
     )
     per_core = recipe.batch_size // FLAGS.tpu_cores
     look = tpu_check.largest_batch if FLAGS.find_batch else tpu_check.check
-    found = look(run, settings, FLAGS.tpu_type, FLAGS.tpu_cores, per_core)
+    augmentation = pipeline.device_augmentation(settings.data_options, image_shape[-1], manifest)
+    found = look(run, settings, FLAGS.tpu_type, FLAGS.tpu_cores, per_core, augmentation)
     print(tpu_check.describe(run, settings, found))
     return errors.EXIT_OK if found.fits else errors.EXIT_USER_ERROR
 

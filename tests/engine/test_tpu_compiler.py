@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 from toy import TOY, Config
 
+from tfaclgan.data import device_augment
+from tfaclgan.data.pipeline import PipelineOptions
 from tfaclgan.engine import tpu_compiler
 from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.errors import UserError
@@ -19,6 +21,7 @@ from tfaclgan.training import loop, rundir, tpu_check
 from tfaclgan.training.tpu_check import Check, Iteration
 
 GIB = 2**30
+AUGMENTATION = device_augment.make("council", 16, 16, 18, 3, {"a": None, "b": None})
 HLO = """
 ENTRY %main (a: f32[8,32,32,3], w: f32[4,4,3,64]) -> f32[8,16,16,64] {
   %a = bf16[8,32,32,3]{3,2,1,0} parameter(0)
@@ -116,7 +119,7 @@ def made_up(per_core, gib_per_image=1.0, tpu_type="v5e"):
 
 def run_and_settings():
     run = rundir.Run("runs/toy", TOY, Config(), (16, 16, 3), {})
-    return run, loop.Settings(TOY.recipe, None)
+    return run, loop.Settings(TOY.recipe, PipelineOptions(16, 16, 16))
 
 
 def test_the_report_says_what_bounds_the_step(monkeypatch):
@@ -140,17 +143,18 @@ def test_the_largest_batch_is_found(monkeypatch, gib, start, expected):
     """15 GiB are left for images; from 8 a core on only multiples of 8 are tried."""
     tried = []
 
-    def check(run, settings, tpu_type, replicas, per_core):
+    def check(run, settings, tpu_type, replicas, per_core, augmentation):
+        assert augmentation is AUGMENTATION
         tried.append(per_core)
         return made_up(per_core, gib)
 
     monkeypatch.setattr(tpu_check, "check", check)
-    assert tpu_check.largest_batch(*run_and_settings(), "v5e", 8, start).per_core == expected
+    assert tpu_check.largest_batch(*run_and_settings(), "v5e", 8, start, AUGMENTATION).per_core == expected
     assert len(tried) == len(set(tried)) <= 16
 
 
 def test_a_step_that_never_fits_is_refused(monkeypatch):
-    monkeypatch.setattr(tpu_check, "check", lambda run, settings, tpu_type, replicas, n: made_up(n, 99.0))
+    monkeypatch.setattr(tpu_check, "check", lambda run, settings, kind, replicas, n, augmentation: made_up(n, 99.0))
     with pytest.raises(UserError, match="not even one image a core fits"):
         tpu_check.largest_batch(*run_and_settings(), "v5e", 8, 4)
 

@@ -13,12 +13,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfaclgan.data import augment, edges, matching, reading, records
+from tfaclgan.data import augment, device_augment, edges, matching, reading, records
 from tfaclgan.errors import UserError
 
 _DOMAINS = (("a", "trainA"), ("b", "trainB"))
-_MAPS = ("mask", "label_map")
-_COMPANIONS = ("target", *_MAPS)
+_COMPANIONS = ("target", *device_augment.MAPS)
 _BLURRED = (("blur_a", "trainA"), ("blur_b", "trainB"))
 _ORDER, _AUGMENT = 0, 1  # streams of draws that must not meet
 _SHUFFLE_ROUNDS = 4  # as in tf.random.experimental.index_shuffle
@@ -35,6 +34,8 @@ class PipelineOptions:
     height, width: crop, pixels.
     load_size: shorter side before the crop, pixels.
     augment: preset or comma list (docs/augmentation.md).
+    augment_on: "host", or "device": batches hold resized pictures and what is to happen to them
+        (tfaclgan/data/device_augment.py).
     augment_until_step: from this step on only the crop is random; 0: augment always.
     seed: of order and augmentation.
     cache_mb: a split's encoded records are kept in host memory if they fit this many MiB.
@@ -51,6 +52,7 @@ class PipelineOptions:
     width: int
     load_size: int
     augment: str = "none"
+    augment_on: str = "host"
     augment_until_step: int = 0
     seed: int = 0
     cache_mb: int = 512
@@ -88,12 +90,15 @@ def training_dataset(
     Returns:
         Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int32 [b], "key_a", "key_b": string [b], and
         per companion "mask_a", "mask_b": uint8 [b, h, w, 1] ..., and "blur_a", "blur_b": uint8 [b, h, w, c] if asked
-        for}, b = global_batch / replicas.
+        for}, b = global_batch / replicas. With augment_on="device" images and companions have their frame's height and
+        width, and "plan_a", "plan_b" ... float32 [b, n] are there, for `DeviceAugmentation.apply`.
 
     Raises:
-        UserError: a missing split, a broken index, a batch that the replicas cannot share, a bad spec.
+        UserError: a missing split, a broken index, a batch that the replicas cannot share, a bad spec, pictures that
+            the device cannot augment.
     """
     _check(manifest, options)
+    device = device_augmentation(options, manifest.channels, manifest)
     replicas = hosts * replicas_per_host
     if global_batch < 1 or global_batch % replicas:
         raise UserError(
@@ -104,7 +109,8 @@ def training_dataset(
     rows = global_batch // replicas
     rows_per_host = global_batch // hosts
     domains = [
-        _Domain(manifest, split, options, number, name, bad_records) for number, (name, split) in enumerate(_DOMAINS)
+        _Domain(manifest, split, options, number, name, bad_records, device)
+        for number, (name, split) in enumerate(_DOMAINS)
     ]
     blurred = []
     if options.blurred_copies:
@@ -112,7 +118,7 @@ def training_dataset(
             raise UserError(f"--blurred_copies: pictures of {manifest.channels} channels have no edges; drop the flag")
         alone = dataclasses.replace(options, companions=())
         blurred = [
-            _Domain(manifest, split, alone, 2 + number, name, bad_records)
+            _Domain(manifest, split, alone, 2 + number, name, bad_records, device)
             for number, (name, split) in enumerate(_BLURRED)
         ]
     match = matching.parse(options.match_histograms, manifest.channels)
@@ -140,7 +146,8 @@ def training_dataset(
             result.update(domain.images(element[domain.name], decoded[domain.name]))
         for domain in blurred:
             picture = {"image": edges.blur_edges(decoded[domain.name]["image"])}
-            result[domain.name] = domain.images(element[domain.name], picture)[domain.name]
+            made = domain.images(element[domain.name], picture)
+            result.update({name: made[name] for name in made if not name.startswith(("key_", "label_"))})
         return result
 
     dataset = tf.data.Dataset.range(first_step * rows_per_host, np.iinfo(np.int64).max, _ROWS_PER_READ)
@@ -149,6 +156,26 @@ def training_dataset(
     dataset = dataset.map(images, num_parallel_calls=calls, deterministic=options.deterministic)
     dataset = dataset.batch(rows, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_dataset_options(options))
+
+
+def device_augmentation(
+    options: PipelineOptions, channels: int, manifest: records.Manifest | None
+) -> device_augment.DeviceAugmentation | None:
+    """What the device does to the batches of `training_dataset`, None if nothing.
+
+    Args:
+        options: as for `training_dataset`.
+        channels: of the pictures.
+        manifest: data folder; None: its pictures are squares of the load size.
+
+    Raises:
+        UserError: a missing split, a bad spec, pictures that the device cannot augment.
+    """
+    if options.augment_on == "host":
+        return None
+    domains = [*_DOMAINS, *(_BLURRED if options.blurred_copies else ())]
+    splits = {name: manifest.split(split) if manifest else None for name, split in domains}
+    return device_augment.make(options.augment, options.height, options.width, options.load_size, channels, splits)
 
 
 def evaluation_dataset(
@@ -228,8 +255,9 @@ class _Domain:
         number: int,
         name: str,
         bad_records: reading.BadRecords | None,
+        device: device_augment.DeviceAugmentation | None,
     ) -> None:
-        self.name = name
+        self.name, self._device = name, device
         self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb, bad_records=bad_records)
         self._augmentation = augment.parse(options.augment)
         augment.check_channels(self._augmentation, manifest.channels, options.augment)
@@ -253,35 +281,44 @@ class _Domain:
             options.load_size,
             active,
         )
+        if self._device:
+            drawn = {"packed": self._device.pack(drawn)}
         needed = ["image/key", "image/label", *(f"{field}/encoded" for field in self._fields)]
         return {**{name: example[name] for name in needed}, **{f"plan/{name}": value for name, value in drawn.items()}}
 
     def decode(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One sample as stored: the image and its companions, uint8 [h, w, c]."""
         return {
-            field: records.decode(row[f"{field}/encoded"], 1 if field in _MAPS else self._channels)
+            field: records.decode(row[f"{field}/encoded"], 1 if field in device_augment.MAPS else self._channels)
             for field in self._fields
         }
 
     def images(self, row: dict[str, tf.Tensor], decoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One sample: the decoded image and its companions, augmented by the same plan."""
+        """One sample: the decoded image and its companions, augmented by the same plan or made ready for the device."""
         height, width = self._options.height, self._options.width
         drawn = {name.removeprefix("plan/"): value for name, value in row.items() if name.startswith("plan/")}
         result = {f"key_{self.name}": row["image/key"], f"label_{self.name}": row["image/label"]}
         for field in self._fields:
-            is_map = field in _MAPS
+            is_map = field in device_augment.MAPS
             channels = 1 if is_map else self._channels
-            image = augment.random_image(
-                decoded[field],
-                self._augmentation,
-                drawn,
-                height,
-                width,
-                is_map=is_map,
-                always=not self._options.augment_until_step,
-            )
-            image.set_shape([height, width, channels])
+            if self._device:
+                shape = self._device.frames[self.name]
+                image = augment.resize(decoded[field], tf.constant(shape), nearest=is_map)
+            else:
+                shape = height, width
+                image = augment.random_image(
+                    decoded[field],
+                    self._augmentation,
+                    drawn,
+                    height,
+                    width,
+                    is_map=is_map,
+                    always=not self._options.augment_until_step,
+                )
+            image.set_shape([*shape, channels])
             result[self.name if field == "image" else f"{field}_{self.name}"] = image
+        if self._device:
+            result[device_augment.plan_key(self.name)] = drawn["packed"]
         return result
 
 
@@ -352,7 +389,7 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _evaluation_image(encoded: tf.Tensor, field: str, channels: int, options: PipelineOptions) -> tf.Tensor:
-    is_map = field in _MAPS
+    is_map = field in device_augment.MAPS
     image = records.decode(encoded, 1 if is_map else channels)
     image = augment.evaluation_image(image, options.height, options.width, options.load_size, nearest=is_map)
     image.set_shape([options.height, options.width, 1 if is_map else channels])

@@ -125,22 +125,27 @@ def step_hlo(engine: Engine, offset: int) -> bytes:
     Raises:
         UserError: an op of the step cannot be compiled; names it and the line of this package it comes from.
     """
-    height, width, channels = engine.image_shape
-    image = tf.zeros((engine.recipe.batch_size, height, width, channels), tf.uint8)
+    rows = engine.recipe.batch_size
+    if engine.augmentation:
+        batch = engine.augmentation.example(rows)
+    else:
+        batch = dict.fromkeys(("a", "b"), tf.zeros((rows, *engine.image_shape), tf.uint8))
+    names = list(batch)
 
     @tf.function(jit_compile=True)
-    def iteration(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        values = engine.replica_iteration({"a": a, "b": b}, offset)
+    def iteration(*values: tf.Tensor) -> tf.Tensor:
+        report = engine.replica_iteration(dict(zip(names, values, strict=True)), offset)
         engine.step.assign_add(1)
-        return values
+        return report
 
-    graph = iteration.get_concrete_function(image, image).graph.as_graph_def()
+    arguments = list(batch.values())
+    graph = iteration.get_concrete_function(*arguments).graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     for node in nodes:
         if node.op in WITHOUT_TPU_KERNEL:
             raise UserError(f"op {node.op} ({node.name}) has no TPU kernel; replace it in the method or its layers")
     try:
-        return iteration.experimental_get_compiler_ir(image, image)(stage="hlo_serialized")
+        return iteration.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"the step cannot be compiled: {_culprit(str(error))}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfaclgan.data import pipeline
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.strategy import Hardware
 from tfaclgan.engine.tensorflow import Engine
@@ -47,12 +48,13 @@ def describe(run: Run, manifest: Manifest, hardware: Hardware, settings: Setting
     lines += [f"{'total':16} {total:14,} {4 * total / _MIB:9.1f}", ""]
     height, width, channels = run.image_shape
     per_replica = recipe.batch_size // hardware.replicas
-    pixels = height * width * channels
+    augmentation = pipeline.device_augmentation(settings.data_options, channels, manifest)
+    per_pair = augmentation.bytes_per_pair() if augmentation else 2 * height * width * channels
     lines += [
         f"Phases: {', '.join(f'{p.name} every {p.every}' for p in engine.phases)}; schedule's period {engine.period}",
         f"Batch: 2 domains x [{per_replica}, {height}, {width}, {channels}] uint8 "
         f"on each of {hardware.replicas} replicas",
-        f"A data iteration: {2 * recipe.batch_size} images, {2 * recipe.batch_size * pixels:,} bytes to the devices",
+        f"A data iteration: {2 * recipe.batch_size} images, {recipe.batch_size * per_pair:,} bytes to the devices",
         f"Checkpoint: {state / _MIB:.1f} MiB (weights, optimiser slots, averages)",
         f"Data: {manifest.folder}: "
         + ", ".join(f"{name} {split.count}" for name, split in sorted(manifest.splits.items()) if split.count),

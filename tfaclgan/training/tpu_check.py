@@ -7,6 +7,7 @@ import sys
 
 import tensorflow as tf
 
+from tfaclgan.data.device_augment import DeviceAugmentation
 from tfaclgan.engine import tpu_compiler
 from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.engine.tpu_compiler import CHIPS, Chip, Compiled
@@ -61,14 +62,21 @@ class Check:
         return self.per_core * self.replicas / self.seconds
 
 
-def check(run: Run, settings: Settings, tpu_type: str, replicas: int, per_core: int) -> Check:
-    """Compiles every kind of data iteration at `per_core` images of each domain on a core.
+def check(
+    run: Run,
+    settings: Settings,
+    tpu_type: str,
+    replicas: int,
+    per_core: int,
+    augmentation: DeviceAugmentation | None = None,
+) -> Check:
+    """Compiles every kind of data iteration at `per_core` images of each domain on a core, augmentation included.
 
     Raises:
         UserError: the extra is missing, or the step cannot be compiled.
     """
     chip = CHIPS[tpu_type]
-    engine = _engine(run, settings, per_core)
+    engine = _engine(run, settings, per_core, augmentation)
     kinds: dict[tuple[str, ...], list[int]] = {}
     for offset in range(engine.period):
         due = tuple(phase.name for phase in engine.phases if offset % phase.every == 0)
@@ -84,11 +92,18 @@ def check(run: Run, settings: Settings, tpu_type: str, replicas: int, per_core: 
     return Check(tpu_type, replicas, per_core, engine.period, tuple(iterations))
 
 
-def largest_batch(run: Run, settings: Settings, tpu_type: str, replicas: int, start: int) -> Check:
+def largest_batch(
+    run: Run,
+    settings: Settings,
+    tpu_type: str,
+    replicas: int,
+    start: int,
+    augmentation: DeviceAugmentation | None = None,
+) -> Check:
     """The check with the most images a core (a multiple of 8 from 8 on) that fits, by doubling and halving the gap."""
     fitting, too_many, tried = None, 0, start
     while too_many == 0 or too_many - (fitting.per_core if fitting else 0) > _grain(tried):
-        found = check(run, settings, tpu_type, replicas, tried)
+        found = check(run, settings, tpu_type, replicas, tried, augmentation)
         if found.fits:
             fitting = found
         else:
@@ -109,7 +124,7 @@ def _grain(batch: int) -> int:
     return 8 if batch >= 8 else 1
 
 
-def _engine(run: Run, settings: Settings, per_core: int) -> Engine:
+def _engine(run: Run, settings: Settings, per_core: int, augmentation: DeviceAugmentation | None) -> Engine:
     tf.keras.backend.clear_session()
     return Engine(
         run.method,
@@ -120,6 +135,7 @@ def _engine(run: Run, settings: Settings, per_core: int) -> Engine:
         dtype=settings.dtype,
         xla="on",
         rematerialise=settings.rematerialise,
+        augmentation=augmentation,
     )
 
 
@@ -129,7 +145,8 @@ def describe(run: Run, settings: Settings, found: Check) -> str:
     lines = [
         f"{run.method.title}, {height}x{width}x{channels}, {settings.dtype}, batch {found.per_core * found.replicas} a "
         f"domain over {found.replicas} cores of {found.tpu_type}: {found.per_core} a core",
-        f"Compiled with {tpu_compiler.versions()} from TensorFlow {tf.__version__}; no TPU was used.",
+        f"Compiled with {tpu_compiler.versions()} from TensorFlow {tf.__version__}; no TPU was used. "
+        f"Augmentation by the {settings.data_options.augment_on}.",
         "",
     ]
     for iteration in found.iterations:
