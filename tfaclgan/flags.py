@@ -18,7 +18,7 @@ from absl import flags
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
-MODES = ("train", "evaluate", "translate", "export", "import_weights", "tpu_check")
+MODES = ("train", "evaluate", "translate", "export", "import_weights", "tpu_check", "debug")
 RECIPE_FIELDS = tuple(
     field.name for field in dataclasses.fields(base.Recipe) if field.name not in ("image_size", "load_size")
 )
@@ -50,7 +50,8 @@ def define() -> None:
         "train",
         "What to do: train the run, judge it on the test split, translate pictures, write its translation for other "
         "programs (docs/export.md), make a run of an original's weights (docs/weights.md), "
-        "or compile the training step for a TPU that is not there (docs/tpu.md).",
+        "compile the training step for a TPU that is not there (docs/tpu.md), "
+        "or run a step that was not finite again and say where it went wrong (docs/training.md).",
         MODES,
     )
     what(

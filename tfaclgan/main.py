@@ -53,6 +53,7 @@ def _run(argv: list[str]) -> int:
         "export": _export,
         "import_weights": _import_weights,
         "tpu_check": _tpu_check,
+        "debug": _debug,
     }
     return modes[FLAGS.mode]()
 
@@ -89,6 +90,10 @@ def _check_flags() -> None:
         raise UserError(
             f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train"
         )
+    if FLAGS.mode == "debug":
+        from tfaclgan.training import bundle
+
+        bundle.newest(_run_dir())
 
 
 def _run_dir() -> str:
@@ -203,6 +208,16 @@ def _profile_window() -> tuple[int, int] | None:
     if not 0 <= first <= last:
         raise UserError(f"--profile_steps={text}: FIRST must not be negative nor above LAST; write for example 10,15")
     return first, last
+
+
+# -- debug ------------------------------------------------------------------------------------
+
+
+def _debug() -> int:
+    from tfaclgan.training import debug
+
+    finding = debug.examine(_run_dir(), FLAGS.data_dir)
+    return errors.EXIT_NON_FINITE if finding.phase else errors.EXIT_OK
 
 
 # -- tpu_check --------------------------------------------------------------------------------

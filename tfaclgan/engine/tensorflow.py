@@ -10,10 +10,11 @@ replicas, run outside.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -45,6 +46,21 @@ class Report:
     bad_step: int
     steps: int
     input_wait_secs: float
+
+
+class Turn(NamedTuple):
+    """A phase's turn in a data iteration that is looked at (`Engine.turns`), its update still to come.
+
+    phase: its name.
+    terms: {name: value} of its terms and watched values.
+    gradients: {"network/path": gradient} of what it trains; None: the loss does not depend on it.
+    again: computes both once more and changes nothing.
+    """
+
+    phase: str
+    terms: dict[str, float]
+    gradients: dict[str, tf.Tensor | None]
+    again: Callable[[], Any]
 
 
 class _Context:
@@ -306,22 +322,19 @@ class Engine:
         """One replica's data iteration; returns this replica's share of the report [phases, slots]."""
         batch = self._ready(batch)
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        rows, carried = [], {}
+        rows: list[tf.Tensor] = []
+        carried: dict[str, tf.Tensor] = {}
         for phase in self.phases:
             if offset % phase.every:
                 rows.append(tf.zeros([_REPORT_SLOTS]))
                 continue
             with tf.name_scope(phase.name):
                 self._power_step(phase)
-                memory = {name: memory.local.read_value() for name, memory in self._memory.items()}
                 row, gradients, memory, made = self._gradient_functions[phase.name](
-                    batch, step, replica, memory, carried
+                    batch, step, replica, self._remembered(), carried
                 )
                 carried = {**carried, **made}
-                for name, value in memory.items():
-                    self._memory[name].local.assign(value)
-                row = self._apply(phase, row, gradients)
-            rows.append(row)
+                rows.append(self._apply(phase, row, gradients, memory))
         return tf.stack(rows)
 
     def _ready(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -336,6 +349,42 @@ class Engine:
         values = self._replica_iteration(batch, self.step.read_value(), offset)
         self._update_averages()
         return values
+
+    def turns(self, batch: dict[str, tf.Tensor], offset: int) -> Iterator[Turn]:
+        """Data iteration `offset` of the period on one replica, eagerly, to be looked at phase by phase.
+
+        Each turn's update is made when the next one is asked for; the iteration is counted at the end.
+        """
+        batch = self._ready(batch)
+        carried: dict[str, tf.Tensor] = {}
+        for phase in self.phases:
+            if offset % phase.every:
+                continue
+            self._power_step(phase)
+            compute = functools.partial(
+                self._gradient_functions[phase.name],
+                batch,
+                self.step.read_value(),
+                tf.constant(0),
+                self._remembered(),
+                carried,
+            )
+            row, gradients, memory, made = compute()
+            names = self._term_names[phase.name][:-1]  # the gradient's norm is no part of the row yet
+            paths = [f"{network}/{path}" for network, path, _ in self._trained(phase)]
+            yield Turn(
+                phase.name,
+                {name: float(value) for name, value in zip(names, row, strict=True)},
+                dict(zip(paths, gradients, strict=True)),
+                compute,
+            )
+            carried = {**carried, **made}
+            self._apply(phase, row, gradients, memory)
+        self.step.assign_add(1)
+        self._update_averages()
+
+    def _remembered(self) -> dict[str, tf.Tensor]:
+        return {name: memory.local.read_value() for name, memory in self._memory.items()}
 
     def _power_step(self, phase: Phase) -> None:
         for name in phase.power_step:
@@ -374,7 +423,12 @@ class Engine:
         nested = self.xla and self.replicas > 1 and not phase.cross_replica and not self._is_tpu
         return tf.function(compute, jit_compile=True) if nested else compute
 
-    def _apply(self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None]) -> tf.Tensor:
+    def _apply(
+        self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None], memory: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """A phase's update and new memory; returns its finished row of the report."""
+        for name, value in memory.items():
+            self._memory[name].local.assign(value)
         pairs = [(g, v) for g, v in zip(gradients, self._variables(phase), strict=True) if g is not None]
         gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
         if self.replicas > 1:
@@ -388,6 +442,15 @@ class Engine:
 
     def _variables(self, phase: Phase) -> list[Any]:
         return [variable for name in phase.networks for variable in self.networks[name].trainable_variables]
+
+    def _trained(self, phase: Phase) -> list[tuple[str, str, Any]]:
+        """(network, path, variable) of `_variables`, in its order."""
+        return [
+            (name, path, variable)
+            for name in phase.networks
+            for path, variable in _named_variables(self.networks[name]).items()
+            if variable.trainable
+        ]
 
     def _optimizer(self, phase: Phase) -> _ReplicaAdam:
         recipe = self.recipe
@@ -448,12 +511,7 @@ class Engine:
         for phase in self.phases:
             optimizer = self.optimizers[phase.name]
             named[f"optimizers/{phase.name}/iterations"] = optimizer.iterations
-            keys = [
-                f"{n}/{key}"
-                for n in phase.networks
-                for key, v in _named_variables(self.networks[n]).items()
-                if v.trainable
-            ]
+            keys = [f"{network}/{path}" for network, path, _ in self._trained(phase)]
             for slot, slots in (("m", optimizer._momentums), ("v", optimizer._velocities)):
                 named.update({f"optimizers/{phase.name}/{slot}/{key}": v for key, v in zip(keys, slots, strict=True)})
         named.update({f"averages/{key}": variable for key, variable in self.averages.items()})

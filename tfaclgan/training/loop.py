@@ -24,7 +24,7 @@ from tfaclgan.engine.strategy import Hardware
 from tfaclgan.engine.tensorflow import Engine, Report, build_networks
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
-from tfaclgan.training import checkpoint, rundir, samples
+from tfaclgan.training import bundle, checkpoint, rundir, samples
 from tfaclgan.training.monitor import Monitor, SilentMonitor
 from tfaclgan.training.preemption import StopRequest, cloud_notices
 
@@ -116,19 +116,7 @@ class _Session:
             judge,
         )
         recipe = settings.recipe
-        self._engine = Engine(
-            run.method,
-            run.config,
-            image_shape=run.image_shape,
-            recipe=recipe,
-            strategy=hardware.strategy,
-            seed=settings.seed,
-            dtype=settings.dtype,
-            xla=settings.xla,
-            time_input=not settings.deterministic,
-            rematerialise=settings.rematerialise,
-            augmentation=pipeline.device_augmentation(settings.data_options, manifest.channels, manifest),
-        )
+        self._engine = make_engine(run, manifest, settings, hardware.strategy)
         period = self._engine.period
         self._total = _round_up(recipe.steps, period)
         self._intervals = {
@@ -254,8 +242,7 @@ class _Session:
         hardware, first_step = self._hardware, self._step
 
         def make(_: Any) -> tf.data.Dataset:
-            # Names of files are no use on the device, and XLA has no strings.
-            return self._dataset(first_step).map(lambda batch: {k: v for k, v in batch.items() if v.dtype != tf.string})
+            return without_names(self._dataset(first_step))
 
         if hardware.replicas == 1:
             return iter(make(None).prefetch(tf.data.AUTOTUNE))
@@ -309,14 +296,7 @@ class _Session:
         if loaded is None:
             return 0
         found, state = loaded
-        variables = self._engine.variables()
-        if self._engine.averages and not any(name.startswith("averages/") for name in state):
-            state.update(
-                {n: state[n.replace("averages/", "networks/", 1)] for n in variables if n.startswith("averages/")}
-            )
-        if not self._engine.averages:
-            state = {name: value for name, value in state.items() if not name.startswith("averages/")}
-        self._engine.load_state(state, found.path)
+        load_state(self._engine, state, found.path)
         return found.step
 
     def _check_hosts_agree(self, step: int) -> None:
@@ -385,22 +365,36 @@ class _Session:
 
     def _non_finite(self, report: Report) -> int:
         self._monitor.write(self._step, report.scalars)
-        good = checkpoint.find(self._run.folder("checkpoints"))
-        kept = f"the last good checkpoint is {good[0].path}" if good else "no checkpoint had been written yet"
+        if not self._hardware.is_chief:
+            return EXIT_NON_FINITE
+        found = checkpoint.find(self._run.folder("checkpoints"))
+        good = found[0] if found else None
+        kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
+        batch = whole_batch(self._manifest, self._settings, report.bad_step, self._bad_records)
+        pictures = _pictures(batch)
         self._monitor.say(
             f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; training stopped "
             f"and nothing was saved; {kept}; lower --learning_rate or use --dtype=float32; "
-            f"pictures of that step: {self._pictures(report.bad_step)}"
+            f"pictures of that step: {pictures}"
         )
+        try:
+            path = bundle.write(
+                self._run,
+                report.bad_step,
+                {name: value for name, value in batch.items() if value.dtype != object},
+                good,
+                non_finite=report.non_finite,
+                pictures=pictures,
+                replicas=self._hardware.replicas,
+                settings=_stored(self._settings),
+                data_dir=os.path.abspath(self._manifest.folder),
+                flag_text=self._settings.flag_text,
+            )
+        except OSError as error:  # a full disk must not hide what happened
+            self._monitor.say(f"tfaclgan: warning: no reproduction bundle: {error.strerror} ({error.filename})")
+        else:
+            self._monitor.say(f"written: {path}; --mode=debug --run_dir={self._run.path} runs that step again")
         return EXIT_NON_FINITE
-
-    def _pictures(self, step: int) -> str:
-        """The keys of this host's pictures of a data iteration, by domain."""
-        keys: dict[str, list[str]] = {"a": [], "b": []}
-        for batch in self._dataset(step).take(self._hardware.replicas_per_host):
-            for domain, found in keys.items():
-                found += [printable(key.decode("utf-8", "surrogateescape")) for key in batch[f"key_{domain}"].numpy()]
-        return "; ".join(f"{domain}: {', '.join(found)}" for domain, found in keys.items())
 
     def _start_profile(self) -> None:
         window = self._settings.profile
@@ -419,6 +413,93 @@ class _Session:
             tf.profiler.experimental.stop()
             self._profiling = False
             self._monitor.say(f"profile written below {self._run.folder('plugins/profile')}; open it with TensorBoard")
+
+
+def make_engine(
+    run: rundir.Run, manifest: Manifest, settings: Settings, strategy: tf.distribute.Strategy | None = None
+) -> Engine:
+    """The engine that trains a run, with its initial weights."""
+    return Engine(
+        run.method,
+        run.config,
+        image_shape=run.image_shape,
+        recipe=settings.recipe,
+        strategy=strategy,
+        seed=settings.seed,
+        dtype=settings.dtype,
+        xla=settings.xla,
+        time_input=not settings.deterministic,
+        rematerialise=settings.rematerialise,
+        augmentation=pipeline.device_augmentation(settings.data_options, manifest.channels, manifest),
+    )
+
+
+def load_state(engine: Engine, state: dict[str, np.ndarray], source: str) -> None:
+    """Sets the engine's variables from a checkpoint, which may have been made with or without averages."""
+    if engine.averages and not any(name.startswith("averages/") for name in state):
+        names = [name for name in engine.variables() if name.startswith("averages/")]
+        state = {**state, **{name: state[name.replace("averages/", "networks/", 1)] for name in names}}
+    if not engine.averages:
+        state = {name: value for name, value in state.items() if not name.startswith("averages/")}
+    engine.load_state(state, source)
+
+
+def without_names(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches without the names of files: they are no use on the device, and XLA has no strings."""
+    return dataset.map(lambda batch: {k: v for k, v in batch.items() if v.dtype != tf.string})
+
+
+def whole_dataset(
+    manifest: Manifest, settings: Settings, first_step: int, bad_records: reading.BadRecords | None = None
+) -> tf.data.Dataset:
+    """The global batches from `first_step` on, as all replicas together see them."""
+    batch = settings.recipe.batch_size
+    return pipeline.training_dataset(
+        manifest, settings.data_options, global_batch=batch, first_step=first_step, bad_records=bad_records
+    )
+
+
+def whole_batch(
+    manifest: Manifest, settings: Settings, step: int, bad_records: reading.BadRecords | None = None
+) -> dict[str, np.ndarray]:
+    """The global batch of a data iteration; keys of pictures are arrays of bytes."""
+    return next(whole_dataset(manifest, settings, step, bad_records).as_numpy_iterator())
+
+
+def _pictures(batch: dict[str, np.ndarray]) -> str:
+    """The keys of a batch's pictures, by domain."""
+    keys = {
+        domain: [printable(key.decode("utf-8", "surrogateescape")) for key in batch[f"key_{domain}"]] for domain in "ab"
+    }
+    return "; ".join(f"{domain}: {', '.join(found)}" for domain, found in keys.items())
+
+
+# What a bundle holds of the settings: all that a data iteration depends on.
+_STORED = ("recipe", "data_options", "on_bad_record", "seed", "dtype", "xla", "rematerialise", "deterministic")
+
+
+def _stored(settings: Settings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    return {name: values[name] for name in _STORED}
+
+
+def settings_of(values: dict[str, Any]) -> Settings:
+    """The settings in a bundle; ValueError, TypeError or KeyError if there are other things in it."""
+    options = dict(values["data_options"])
+    options["companions"] = tuple(options["companions"])
+    settings = Settings(
+        **{
+            **{name: values[name] for name in _STORED},
+            "recipe": Recipe(**values["recipe"]),
+            "data_options": pipeline.PipelineOptions(**options),
+        }
+    )
+    for part in (settings, settings.recipe, settings.data_options):
+        for field in dataclasses.fields(part):
+            value, kind = getattr(part, field.name), {"int": int, "bool": bool, "str": str}.get(str(field.type))
+            if (kind and type(value) is not kind) or (field.type == "float" and type(value) not in (int, float)):
+                raise ValueError(f"{field.name} is {str(value)[:80]!r}")
+    return settings
 
 
 def check_batch(batch_size: int, hardware: Hardware) -> None:
