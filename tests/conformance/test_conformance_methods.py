@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tfaclgan.engine import strategy as strategies
-from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.engine.tensorflow import Engine, build_networks
 from tfaclgan.engine.tpu_compiler import WITHOUT_TPU_KERNEL
 from tfaclgan.inference.translator import Translator
 from tfaclgan.methods import base
 from tfaclgan.training import checkpoint, rundir
+from tfaclgan.training.watch import Watch
 
 # A method without an entry here fails `test_every_method_is_covered`.
 _MUNIT = {
@@ -191,3 +192,23 @@ def test_grey_and_rectangular_images_train(method):
         tf.data.Dataset.from_tensor_slices({"a": images, "b": images}).repeat().batch(BATCH, drop_remainder=True)
     )
     assert not subject.train(iterator, subject.period).non_finite
+
+
+def test_new_networks_give_none_of_the_warnings_of_a_dead_run(method):
+    """Random weights are the least that a generator is; where masks begin is the method's own matter."""
+    said = []
+    watch = Watch(said.append, lambda step, values: None)
+    config, size = config_of(method), (SIZE, SIZE, 3)
+    networks = build_networks(method, config, size)
+    random = np.random.RandomState(0)
+    inputs = random.randint(0, 256, (2, *size)).astype(np.uint8)
+    width = method.style_dim(config)
+    styles = [random.normal(size=(2, width)).astype(np.float32) for _ in range(2)] if width else [None]
+    for direction in method.directions(config):
+        outputs = [
+            np.array(method.translate(networks, inputs / np.float32(127.5) - 1, style, direction, config).image)
+            for style in styles
+        ]
+        pixels = [np.round(np.clip(127.5 * image + 127.5, 0, 255)).astype(np.uint8) for image in outputs]
+        watch.sampled(1, direction, inputs, pixels)
+    assert said == []

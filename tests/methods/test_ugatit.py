@@ -507,7 +507,7 @@ def test_panels_and_sheet(networks, outputs):
     assert {value.shape for value in shown.values()} == {photos.shape}
     np.testing.assert_array_equal(shown["input"], photos)
     np.testing.assert_array_equal(shown["translation"], translator.translate(photos, "b2a"))
-    sheet = samples.sheet(translator, photos, "a2b")
+    sheet = samples.draw(translator, photos, "a2b").sheet
     assert sheet.shape == (9 * 42 + 2, 3 * 35 + 2, 3)
     images = arrays.to_uint8(BATCH["a"])
     identity = translator.panels(images, "a2b")["identity"]

@@ -156,7 +156,7 @@ class Method:
     fixed_size(config): the networks take images of the training size only; others are resized for them.
     panels(networks, images, direction, config) -> {name: tensor}, in order: what a sample sheet or strip shows of
         images [b, h, w, c] in [-1, 1]. Pictures are [b, h, w, c] in [-1, 1]; names that start with "heat" are maps
-        [b, h', w', 1], drawn in false colours between their own smallest and largest value.
+        [b, h', w', 1], drawn in false colours between their own smallest and largest value. "translation" is there.
     memory(config, image_shape) -> {name: Memory}: what a loss keeps between data iterations (image pools).
     """
 

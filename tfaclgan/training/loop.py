@@ -27,6 +27,7 @@ from tfaclgan.methods.base import Recipe
 from tfaclgan.training import bundle, checkpoint, rundir, samples
 from tfaclgan.training.monitor import Monitor, SilentMonitor
 from tfaclgan.training.preemption import StopRequest, cloud_notices
+from tfaclgan.training.watch import Watch
 
 if TYPE_CHECKING:
     from tfaclgan.inference.translator import Translator
@@ -158,6 +159,11 @@ class _Session:
             f"{run.method.title} on {hardware.description}: steps {self._step} to {self._total}, "
             f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.path}"
         )
+        self._watch = Watch(self._monitor.say, self._monitor.write, on_cpu=hardware.kind == "cpu")
+        for line in self._monitor.lines():
+            self._watch.remember(line)
+        if self._watch.standing:
+            self._monitor.say(f"tfaclgan: warnings that still stand: {', '.join(self._watch.standing)}")
         try:
             notices = cloud_notices if settings.cloud_notices else contextlib.nullcontext
             with StopRequest() as stop, notices(stop):
@@ -278,7 +284,10 @@ class _Session:
         scalars.update({f"weight_norm/{name}": norm for name, norm in self._engine.weight_norms().items()})
         if self._bad_records is not None:
             scalars["data/bad_records"] = float(self._bad_records.count)
-        self._monitor.log(self._step, scalars)
+        input_wait = self._monitor.log(self._step, scalars)
+        if self._hardware.is_chief:
+            self._watch.logged(self._step, scalars)
+            self._watch.waited(self._step, input_wait)
 
     def _save(self) -> None:
         if self._step == self._saved_step:
@@ -329,9 +338,12 @@ class _Session:
             images = pipeline.read_images(
                 self._manifest, split, self._settings.sample_count, self._settings.data_options, self._bad_records
             )
-            sheet = samples.sheet(translator, images, direction)
-            samples.write_png(os.path.join(self._run.folder("samples"), f"{direction}_{self._step:09d}.png"), sheet)
-            self._monitor.image(self._step, f"samples/{direction}", sheet)
+            sample = samples.draw(translator, images, direction)
+            path = os.path.join(self._run.folder("samples"), f"{direction}_{self._step:09d}.png")
+            samples.write_png(path, sample.sheet)
+            self._monitor.image(self._step, f"samples/{direction}", sample.sheet)
+            if self._step:  # initial weights may give anything
+                self._watch.sampled(self._step, direction, images, sample.outputs, sample.mask)
 
     def _evaluate(self) -> None:
         if self._judge is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import numpy as np
+
+from tfaclgan.data.files import parse_json
 
 _JSONL = "metrics.jsonl"
 
@@ -43,8 +47,9 @@ class Monitor:
         """Counts a compiled call: data iterations, wall seconds, seconds of them waiting for input (NaN: unknown)."""
         self._window.append((steps, seconds, waited))
 
-    def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Logs `scalars` and the throughput since the last call."""
+    def log(self, step: int, scalars: dict[str, float]) -> float:
+        """Logs `scalars` and the throughput since the last call; returns the share of that time spent on input (NaN:
+        not known)."""
         steps, seconds, waited = (
             (sum(column) for column in zip(*self._window, strict=True)) if self._window else (0, 0.0, 0.0)
         )
@@ -58,6 +63,13 @@ class Monitor:
         }
         self.write(step, {**scalars, **speed})
         self._print(step, scalars, speed)
+        return speed["throughput/input_wait_share"] if seconds else math.nan
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What metrics.jsonl holds, from before the run went on here."""
+        if os.path.exists(self._path):
+            with open(self._path, encoding="utf-8") as file:
+                yield from map(parse_json, file)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line of metrics.jsonl and TensorBoard scalars, without a console line."""
@@ -119,7 +131,6 @@ class Monitor:
             print(line, file=self._stream, flush=True)
 
     def _drop_lines_after(self, step: int) -> None:
-        from tfaclgan.data.files import parse_json
         from tfaclgan.training.rundir import write_text
 
         if not os.path.exists(self._path):
@@ -139,7 +150,12 @@ class SilentMonitor:
     """A `Monitor` for hosts that do not keep the run directory."""
 
     def add_time(self, steps: int, seconds: float, waited: float) -> None: ...
-    def log(self, step: int, scalars: dict[str, float]) -> None: ...
+    def log(self, step: int, scalars: dict[str, float]) -> float:
+        return math.nan
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        return iter(())
+
     def write(self, step: int, scalars: dict[str, float]) -> None: ...
     def image(self, step: int, name: str, picture: np.ndarray) -> None: ...
     def histograms(self, step: int, variables: dict[str, Any]) -> None: ...

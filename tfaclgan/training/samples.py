@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,15 @@ def write_png(path: str, sheet: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def sheet(translator: Any, images: np.ndarray, direction: str, styles: int = 2) -> np.ndarray:
+class Sample(NamedTuple):
+    """sheet: uint8 [H, W, 3]; outputs: translations uint8 [n, h, w, c], one array a style; mask: the first one's."""
+
+    sheet: np.ndarray
+    outputs: list[np.ndarray]
+    mask: np.ndarray | None
+
+
+def draw(translator: Any, images: np.ndarray, direction: str, styles: int = 2) -> Sample:
     """A sample sheet: one row an input, columns input, `styles` translations, the first one's mask.
 
     Args:
@@ -53,12 +61,13 @@ def sheet(translator: Any, images: np.ndarray, direction: str, styles: int = 2) 
     A method with panels shows those instead, from top to bottom: one column an input.
     """
     if translator.has_panels:
-        return grid([list(row) for row in translator.panels(images, direction).values()])
-    columns, mask = [images], None
-    for seed in range(styles if translator.style_dim else 1):
-        outcome = translator.translate_full(images, direction, seed=seed)
-        columns.append(outcome.image)
-        mask = outcome.mask if mask is None else mask
+        panels = translator.panels(images, direction)
+        return Sample(grid([list(row) for row in panels.values()]), [panels["translation"]], None)
+    outcomes = [
+        translator.translate_full(images, direction, seed=seed) for seed in range(styles if translator.style_dim else 1)
+    ]
+    outputs, mask = [outcome.image for outcome in outcomes], outcomes[0].mask
+    columns = [images, *outputs]
     if mask is not None:
         columns.append(np.round(mask * 255).astype(np.uint8))
-    return grid([list(row) for row in zip(*columns, strict=True)])
+    return Sample(grid([list(row) for row in zip(*columns, strict=True)]), outputs, mask)
