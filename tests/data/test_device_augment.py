@@ -145,7 +145,7 @@ def manifest(tmp_path_factory):
     return record_folder.make(tmp_path_factory.mktemp("data"), splits)
 
 
-OPTIONS = pipeline.PipelineOptions(16, 16, 18, augment=EVERYTHING, augment_until_step=3, seed=3)
+OPTIONS = pipeline.PipelineOptions(16, 16, 18, augment="flip,crop,rotate:30,hue:0.2", augment_until_step=2, seed=3)
 
 
 def on_device(options):
@@ -158,12 +158,12 @@ def take(manifest, count, options, **arguments):
 
 
 def test_batches_equal_the_host_s_at_every_step(manifest):
-    """Companions, matched histograms, blurred copies, the step from which only the crop stays, a later start."""
+    """Companions, matched histograms, blurred copies, the step from which only the crop stays."""
     options = dataclasses.replace(
         OPTIONS, companions=("mask", "target", "label_map"), match_histograms="rgb", blurred_copies=True
     )
-    host = take(manifest, 5, options, global_batch=2)
-    raw = take(manifest, 5, on_device(options), global_batch=2)
+    host = take(manifest, 3, options, global_batch=2)
+    raw = take(manifest, 3, on_device(options), global_batch=2)
     device = pipeline.device_augmentation(on_device(options), 3, manifest)
     assert device.frames == {"a": (18, 21), "b": (18, 18), "blur_a": (18, 21), "blur_b": (18, 18)}
     example = device.example(2)
@@ -179,13 +179,17 @@ def test_batches_equal_the_host_s_at_every_step(manifest):
 
     for left, right in zip(host, raw, strict=True):
         assert_same_pictures(left, augmented(right))
-    later = take(manifest, 2, on_device(options), global_batch=2, first_step=2)
-    for left, right in zip(raw[2:4], later, strict=True):
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name])
-    parts = take(manifest, 4, on_device(options), global_batch=2, replicas_per_host=2)
-    for name in raw[1]:
-        np.testing.assert_array_equal(np.concatenate([parts[2][name], parts[3][name]]), raw[1][name])
+
+
+def test_any_start_and_any_replicas_see_the_same_batches(manifest):
+    options = dataclasses.replace(on_device(OPTIONS), companions=())
+    whole = take(manifest, 4, options, global_batch=2)
+    later = take(manifest, 2, options, global_batch=2, first_step=2)
+    parts = take(manifest, 4, options, global_batch=2, replicas_per_host=2)
+    for name in whole[0]:
+        for step in (2, 3):
+            np.testing.assert_array_equal(later[step - 2][name], whole[step][name])
+        np.testing.assert_array_equal(np.concatenate([parts[2][name], parts[3][name]]), whole[1][name])
 
 
 def trained(manifest, options, replicas=1, xla="on", steps=4):
@@ -205,17 +209,26 @@ def trained(manifest, options, replicas=1, xla="on", steps=4):
     return subject.state()
 
 
-def test_training_equals_that_on_the_host_s_pictures_and_that_of_two_replicas(manifest):
-    expected = trained(manifest, OPTIONS)
-    for replicas in (1, 2):
-        state = trained(manifest, on_device(OPTIONS), replicas)
-        for name in expected:
-            np.testing.assert_allclose(state[name], expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
+def assert_same_state(left, right):
+    """Pictures differ in a value of a thousand by one level; four steps of Adam hardly notice."""
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def expected(manifest):
+    return trained(manifest, OPTIONS, xla="off")
+
+
+@pytest.mark.parametrize(("replicas", "xla"), [(1, "on"), (2, "off"), pytest.param(2, "on", marks=pytest.mark.slow)])
+def test_training_equals_that_on_the_host_s_pictures(manifest, expected, replicas, xla):
+    assert_same_state(trained(manifest, on_device(OPTIONS), replicas, xla), expected)
 
 
 def test_the_tpu_s_step_holds_the_augmentation(manifest):
     """No op without a TPU kernel, static shapes: HLO has no others."""
-    augmentation = pipeline.device_augmentation(on_device(OPTIONS), 3, manifest)
+    options = dataclasses.replace(on_device(OPTIONS), augment=EVERYTHING)
+    augmentation = pipeline.device_augmentation(options, 3, manifest)
     recipe = dataclasses.replace(TOY.recipe, batch_size=2)
     subject = Engine(TOY, Config(), image_shape=(16, 16, 3), recipe=recipe, xla="on", augmentation=augmentation)
     hlo = tpu_compiler.step_hlo(subject, 1)
