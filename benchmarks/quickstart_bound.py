@@ -41,15 +41,14 @@ def main() -> None:
 def load(folder: str) -> tuple[np.ndarray, ...]:
     """uint8 faces without glasses [n, h, w, 3]; of the test pairs the input, the answer, and the region as bool."""
     from tfaclgan.data import pipeline, records
+    from tfaclgan.metrics.evaluate import region_of
 
     manifest = records.load_manifest(folder)
     options = pipeline.PipelineOptions(height=64, width=64, load_size=64)
     faces = pipeline.read_images(manifest, "trainB", 10**9, options)
     elements = list(pipeline.evaluation_dataset(manifest, "testA", options, batch=1).as_numpy_iterator())
     inputs, answers = (np.concatenate([e[name] for e in elements]) for name in ("image", "target"))
-    region = manifest.region
-    maps = np.concatenate([e[region["feature"]] for e in elements])
-    return faces, inputs, answers, np.isin(maps, region["classes"])
+    return faces, inputs, answers, np.concatenate([region_of(manifest, e) for e in elements])
 
 
 def judge(faces: np.ndarray) -> Callable[[np.ndarray], float]:

@@ -131,6 +131,20 @@ def test_networks_for_which_no_picture_is_large_enough(method, option):
         base.get(method).check(config, (256, 256, 3))
 
 
+EXPONENTS = {"downsamples", "discriminator_scales", "discriminator_layers", "global_layers", "local_layers"}
+
+
+@pytest.mark.parametrize(
+    "method, option",
+    [(m, f.name) for m in base.names() for f in dataclasses.fields(base.get(m).config) if f.name in EXPONENTS],
+)
+def test_counts_of_halvings_are_small(method, option):
+    """Two to the power of 2**31 - 1 took 19 GiB to write down."""
+    unset()
+    with pytest.raises((flags.Error, UserError), match="12"):
+        flags.FLAGS(["x", f"--method={method}", f"--{method}.{option}=2147483647"])
+
+
 @pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_options_that_are_accepted_can_be_checked(at_work, cases):
     """A method's own check of any accepted options is one line or none."""

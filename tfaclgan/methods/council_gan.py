@@ -107,16 +107,16 @@ class Config:
     )
     member: int = option(0, "the member whose translations are shown, from 0", minimum=0)
     width: int = option(64, "channels after the generators' first convolution", minimum=1, networks=True)
-    downsamples: int = option(2, "halvings of the content encoder", minimum=1, networks=True)
+    downsamples: int = option(2, "halvings of the content encoder", minimum=1, maximum=12, networks=True)
     residual_blocks: int = option(5, "residual blocks in content encoder and decoder each", minimum=1, networks=True)
     style_dim: int = option(64, "numbers in a style", minimum=1, networks=True)
     mlp_dim: int = option(256, "width of the MLP that turns a style into AdaIN numbers", minimum=1, networks=True)
     discriminator_width: int = option(
         64, "channels after the discriminators' first convolution", minimum=1, networks=True
     )
-    discriminator_scales: int = option(2, "image sizes each discriminator judges", minimum=1, networks=True)
+    discriminator_scales: int = option(2, "image sizes each discriminator judges", minimum=1, maximum=12, networks=True)
     discriminator_layers: int = option(
-        4, "convolutions of each scale before the score, with stride 2", minimum=1, networks=True
+        4, "convolutions of each scale before the score, with stride 2", minimum=1, maximum=12, networks=True
     )
     initial: str = option(
         "official",

@@ -73,7 +73,11 @@ class Config:
         9, "residual blocks of a resnet: 9 for 256 px and more, 6 below", minimum=0, networks=True
     )
     downsamples: int = option(
-        2, "halvings of the generators: 2 for resnet; 7 (unet_128) or 8 (unet_256) for unet", minimum=1, networks=True
+        2,
+        "halvings of the generators: 2 for resnet; 7 (unet_128) or 8 (unet_256) for unet",
+        minimum=1,
+        maximum=12,
+        networks=True,
     )
     upsampling: str = option(
         "transposed",
@@ -88,7 +92,11 @@ class Config:
         64, "channels after the discriminators' first convolution (ndf)", minimum=1, networks=True
     )
     discriminator_layers: int = option(
-        3, "stride-2 convolutions of a patch discriminator; 3: windows of 70 px (n_layers_D)", minimum=1, networks=True
+        3,
+        "stride-2 convolutions of a patch discriminator; 3: windows of 70 px (n_layers_D)",
+        minimum=1,
+        maximum=12,
+        networks=True,
     )
 
 

@@ -57,15 +57,15 @@ class Config:
         0.0, "weight of the image cycle, mean L1; 0: none (10 for summer2winter and synthia2cityscape)", minimum=0
     )
     width: int = option(64, "channels after the generators' first convolution", minimum=1, networks=True)
-    downsamples: int = option(2, "halvings of the content encoder", minimum=1, networks=True)
+    downsamples: int = option(2, "halvings of the content encoder", minimum=1, maximum=12, networks=True)
     residual_blocks: int = option(4, "residual blocks in content encoder and decoder each", minimum=1, networks=True)
     style_dim: int = option(8, "numbers in a style", minimum=1, networks=True)
     mlp_dim: int = option(256, "width of the MLP that turns a style into AdaIN numbers", minimum=1, networks=True)
     discriminator_width: int = option(
         64, "channels after the discriminators' first convolution", minimum=1, networks=True
     )
-    discriminator_scales: int = option(3, "image sizes each discriminator judges", minimum=1, networks=True)
-    discriminator_layers: int = option(4, "stride-2 convolutions of each scale", minimum=1, networks=True)
+    discriminator_scales: int = option(3, "image sizes each discriminator judges", minimum=1, maximum=12, networks=True)
+    discriminator_layers: int = option(4, "stride-2 convolutions of each scale", minimum=1, maximum=12, networks=True)
 
 
 def networks(config: Config, image_shape: ImageShape) -> Networks:

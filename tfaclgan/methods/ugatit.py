@@ -178,9 +178,9 @@ class Config:
         64, "channels after the discriminators' first convolution", minimum=1, networks=True
     )
     global_layers: int = option(
-        7, "layers of the global discriminators (tf: n_dis + 1); 6 for 64 px", minimum=3, networks=True
+        7, "layers of the global discriminators (tf: n_dis + 1); 6 for 64 px", minimum=3, maximum=12, networks=True
     )
-    local_layers: int = option(5, "layers of the local discriminators", minimum=3, networks=True)
+    local_layers: int = option(5, "layers of the local discriminators", minimum=3, maximum=12, networks=True)
     # What the codes disagree on.
     score_padding: str = _switch(
         "the discriminators' 4x4 convolutions of stride 1 keep the size, or shrink it by 1", "keep", "shrink"

@@ -129,7 +129,7 @@ def evaluate(
     for start, element in data.batches(split, count):
         images = element["image"]
         valid = np.asarray(element["valid"], bool)
-        region = _region(manifest, element)
+        region = region_of(manifest, element)
         translations = []
         for style, measures in enumerate(measured):
             output = np.asarray(translate(images, _seed(seed, style, start)))
@@ -323,7 +323,7 @@ class _Measures:
         return values
 
 
-def _region(manifest: Manifest, element: dict[str, np.ndarray]) -> np.ndarray | None:
+def region_of(manifest: Manifest, element: dict[str, np.ndarray]) -> np.ndarray | None:
     """bool [b, h, w, 1]: the pixels of the manifest's region, or None if the split does not have it."""
     region = manifest.region
     if not region or element.get(region["feature"]) is None:
