@@ -5,12 +5,15 @@
 Writes a temporary data folder of crops from scikit-image's photographs (JPEG, quality 95, 4:4:4), then alternates
 rounds of this package's pipeline (decode, augment, batch, as the training loop uses it: all cores) with rounds of
 Pillow in one process (decode, then one operation after the other, as the original code does through torchvision).
-Prints medians over the rounds, with the spread.
+Two more sides are `--augment_on=device`: what the host does then (read, decode, resize, draw), and the device's part,
+compiled by XLA for the first device there is (the CPU, unless CUDA_VISIBLE_DEVICES is set), on a batch that is there
+already. Prints medians over the rounds, with the spread.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import hashlib
 import io
@@ -54,9 +57,13 @@ def main() -> None:
             parallel_calls=arguments.parallel_calls,
         )
         dataset = pipeline.training_dataset(manifest, options, global_batch=arguments.batch)
+        options = dataclasses.replace(options, augment_on="device")
+        unfinished = pipeline.training_dataset(manifest, options, global_batch=arguments.batch)
         generator = random.Random(0)
         sides = {
             "tfaclgan": lambda: take(dataset, arguments.images, arguments.batch),
+            "host's part": lambda: take(unfinished, arguments.images, arguments.batch),
+            "device's part": device_side(manifest, options, unfinished, arguments),
             "Pillow": lambda: pillow_round(encoded, augmentation, arguments.size, arguments.images, generator),
         }
         report(measure(sides, arguments.rounds), arguments)
@@ -76,14 +83,14 @@ def measure(sides: dict[str, Callable[[], tuple[int, float, float]]], rounds: in
 def report(figures: dict[str, list[list[float]]], arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{arguments.size} px, --augment={arguments.augment}, {cores} cores, {arguments.rounds} rounds in turn")
-    print(f"{'':10s} {'images/s':>9s} {'(min to max)':>16s} {'CPU ms/image':>13s} {'images/s per core':>18s}")
+    print(f"{'':13s} {'images/s':>9s} {'(min to max)':>16s} {'CPU ms/image':>13s} {'images/s per core':>18s}")
     medians = {}
     for name, rows in figures.items():
         rates = sorted(1 / wall for wall, _ in rows)
         cpu = statistics.median(cpu for _, cpu in rows)
         medians[name] = statistics.median(rates), cpu
         spread = f"({rates[0]:.0f} to {rates[-1]:.0f})"
-        print(f"{name:10s} {medians[name][0]:9.0f} {spread:>16s} {cpu * 1e3:13.2f} {1 / cpu:18.0f}")
+        print(f"{name:13s} {medians[name][0]:9.0f} {spread:>16s} {cpu * 1e3:13.2f} {1 / cpu:18.0f}")
     (ours, our_cpu), (theirs, their_cpu) = medians["tfaclgan"], medians["Pillow"]
     paired = statistics.median(b[0] / a[0] for a, b in zip(figures["tfaclgan"], figures["Pillow"]))
     print(f"tfaclgan / Pillow in one process: {ours / theirs:.2f} times the images/s (median of rounds {paired:.2f}),")
@@ -105,6 +112,30 @@ def take(dataset: tf.data.Dataset, images: int, batch: int) -> tuple[int, float,
     del iterator
     gc.collect()
     return batches * 2 * batch, wall, time.process_time() - started[1]
+
+
+def device_side(
+    manifest: records.Manifest,
+    options: pipeline.PipelineOptions,
+    unfinished: tf.data.Dataset,
+    arguments: argparse.Namespace,
+) -> Callable[[], tuple[int, float, float]]:
+    """A round of the device's part of `--augment_on=device`, again and again on the first batch."""
+    augmentation = pipeline.device_augmentation(options, manifest.channels, manifest)
+    batch = {name: value for name, value in next(iter(unfinished)).items() if value.dtype != tf.string}
+    apply = tf.function(augmentation.apply, jit_compile=True)
+    batches = -(-arguments.images // (2 * arguments.batch))
+
+    def round_of() -> tuple[int, float, float]:
+        apply(batch)["a"].numpy()
+        started = time.perf_counter(), time.process_time()
+        for _ in range(batches):
+            made = apply(batch)
+        for value in made.values():
+            value.numpy()
+        return batches * 2 * arguments.batch, time.perf_counter() - started[0], time.process_time() - started[1]
+
+    return round_of
 
 
 # -- the same in Pillow -----------------------------------------------------------------------

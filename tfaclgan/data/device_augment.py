@@ -179,6 +179,8 @@ def warp(images: tf.Tensor, matrix: tf.Tensor, height: int, width: int, *, neare
     As `augment.warp` does it: bilinear (float32) or nearest, ties of which go away from zero.
     """
     rows, columns = images.shape[1:3]
+    # Channels last in the gather would make a TPU move nine times as much memory, by its compiler's count.
+    images = tf.transpose(images, [0, 3, 1, 2])
     y = tf.range(height, dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
     x = tf.range(width, dtype=tf.float32)[tf.newaxis, tf.newaxis, :]
     m = tf.unstack(matrix[:, :, tf.newaxis, tf.newaxis], axis=1)
@@ -188,18 +190,18 @@ def warp(images: tf.Tensor, matrix: tf.Tensor, height: int, width: int, *, neare
     # Places beyond the border of zeros show 0 like the border itself; where nothing is seen is such a place.
     from_x = tf.clip_by_value(tf.where(seen, (m[0] * x + m[1] * y + m[2]) / depth, -1.0), -1.0, float(columns))
     from_y = tf.clip_by_value((m[3] * x + m[4] * y + m[5]) / depth, -1.0, float(rows))
-    padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    padded = tf.pad(images, [[0, 0], [0, 0], [1, 1], [1, 1]])
     if nearest:
-        return _pick(padded, _rounded(from_y) + 1, _rounded(from_x) + 1)
-    corners = (padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1], padded[:, 1:, 1:])
+        return tf.transpose(_pick(padded, _rounded(from_y) + 1, _rounded(from_x) + 1), [0, 2, 3, 1])
+    corners = (padded[..., :-1, :-1], padded[..., :-1, 1:], padded[..., 1:, :-1], padded[..., 1:, 1:])
     # The last row and column have a neighbour, the border; a place in the border is one step from the last.
     top, left = tf.minimum(tf.floor(from_y), rows - 1.0), tf.minimum(tf.floor(from_x), columns - 1.0)
-    found = _pick(tf.concat(corners, -1), tf.cast(top, tf.int32) + 1, tf.cast(left, tf.int32) + 1)
-    down, right = (from_y - top)[..., tf.newaxis], (from_x - left)[..., tf.newaxis]
-    upper_left, upper_right, lower_left, lower_right = tf.split(tf.cast(found, tf.float32), 4, axis=-1)
+    found = _pick(tf.concat(corners, 1), tf.cast(top, tf.int32) + 1, tf.cast(left, tf.int32) + 1)
+    down, right = (from_y - top)[:, tf.newaxis], (from_x - left)[:, tf.newaxis]
+    upper_left, upper_right, lower_left, lower_right = tf.split(tf.cast(found, tf.float32), 4, axis=1)
     upper = (1.0 - right) * upper_left + right * upper_right
     lower = (1.0 - right) * lower_left + right * lower_right
-    return (1.0 - down) * upper + down * lower
+    return tf.transpose((1.0 - down) * upper + down * lower, [0, 2, 3, 1])
 
 
 def _rounded(value: tf.Tensor) -> tf.Tensor:
@@ -207,10 +209,10 @@ def _rounded(value: tf.Tensor) -> tf.Tensor:
 
 
 def _pick(images: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Pixels of `images` [b, h, w, c] at whole places y, x [b, height, width]."""
-    count, rows, columns, channels = images.shape
-    flat = tf.reshape(images, [count, rows * columns, channels])
-    return tf.gather(flat, y * columns + x, axis=1, batch_dims=1)
+    """Pixels of `images` [b, c, h, w] at whole places y, x [b, height, width]: [b, c, height, width]."""
+    count, channels, rows, columns = images.shape
+    flat = tf.reshape(images, [count, channels, rows * columns])
+    return tf.gather(flat, y * columns + x, axis=2, batch_dims=1)
 
 
 # -- colour -----------------------------------------------------------------------------------
