@@ -238,6 +238,15 @@ def define() -> None:
         upper_bound=1.0,
     )
 
+    training(
+        flags.DEFINE_enum,
+        "nan_policy",
+        "stop",
+        "A data iteration with a loss or gradient that is not finite: stop, or skip the update of the phase in which "
+        "it is and count it in the log (stops after 100 of a phase in a row).",
+        ("stop", "skip"),
+    )
+
     hardware = _group("Hardware")
     hardware(
         flags.DEFINE_enum,

@@ -133,6 +133,7 @@ def _train() -> int:
         recipe=recipe,
         data_options=data_options,
         on_bad_record=FLAGS.on_bad_record,
+        nan_policy=FLAGS.nan_policy,
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
         xla=FLAGS.xla,
@@ -242,6 +243,7 @@ def _tpu_check() -> int:
     settings = loop.Settings(
         recipe,
         _data_options(height, width, recipe),
+        nan_policy=FLAGS.nan_policy,
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
         rematerialise=FLAGS.rematerialise,

@@ -19,9 +19,10 @@ from toy import TOY, Config
 from tfaclgan.data import records
 from tfaclgan.data.pipeline import PipelineOptions, training_dataset
 from tfaclgan.engine import strategy
+from tfaclgan.engine import tensorflow as engine
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods import base
-from tfaclgan.training import checkpoint, loop, preemption, rundir
+from tfaclgan.training import checkpoint, debug, loop, preemption, rundir
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +166,25 @@ def test_non_finite_training_stops_names_the_term_and_keeps_the_good_checkpoint(
     assert f"pictures of that step: a: {names['a']}; b: {names['b']}" in out
     assert [c.step for c in checkpoint.find(str(tmp_path / "checkpoints"))] == [4]
     assert all(np.isfinite(v).all() for v in final_state(tmp_path).values())
+
+
+def test_skipped_steps_are_counted_and_too_many_stop_with_a_bundle(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "MOST_SKIPPED", 4)
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 4)
+    config = Config(poison_step=3)
+    assert start(data, tmp_path, config=config, nan_policy="skip", recipe={"steps": 6}) == EXIT_OK  # 3, 4 and 5
+    counts = [line.get("training/skipped_iterations") for line in logged(tmp_path) if "generator/loss" in line]
+    assert counts == [0, 1, 2]
+    assert "skipped steps 2" in capsys.readouterr().err
+    state = final_state(tmp_path)
+    assert int(state["optimizers/critic/iterations"]) == 3
+    assert all(np.isfinite(value).all() for value in state.values())
+    # What is counted in a row begins anew with a process.
+    assert start(data, tmp_path, config=config, nan_policy="skip", recipe={"steps": 20}) == EXIT_NON_FINITE
+    assert "step 9: not finite 4 times in a row: critic/" in capsys.readouterr().err
+    found = debug.examine(str(tmp_path), say=lambda line: None)
+    assert (found.step, found.phase, found.variables) == (9, "critic", ())
+    assert "real" in found.terms
 
 
 def test_a_notice_of_the_cloud_saves_and_leaves(data, tmp_path, monkeypatch, capsys):

@@ -27,6 +27,7 @@ from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
 from tfaclgan.training import optimizers
 from tfaclgan.training.optimizers import CoupledAdam
 
+MOST_SKIPPED = 100  # turns of a phase left out in a row, after which nan_policy="skip" stops as well
 _REPORT_SLOTS = 48  # scalars a phase may report; padded to a fixed width so that loops carry one tensor
 
 
@@ -39,6 +40,7 @@ class Report:
     bad_step: the data iteration in which that happened, or -1.
     steps: data iterations that were run.
     input_wait_secs: seconds the loop stood still because the next batch was not there; NaN if not measured.
+    skipped: data iterations with a phase that was left out (nan_policy="skip").
     """
 
     scalars: dict[str, float]
@@ -46,6 +48,7 @@ class Report:
     bad_step: int
     steps: int
     input_wait_secs: float
+    skipped: int = 0
 
 
 class Turn(NamedTuple):
@@ -145,7 +148,12 @@ class _ReplicaAdam(CoupledAdam):
 
     The kernel keeps epsilon beside the uncorrected root; given epsilon * sqrt(1 - beta_2^t) it
     computes the same update as `CoupledAdam.update_step` in one pass over memory.
+
+    With `leaves_out`, a gradient that begins with NaN (all of it is, see `Engine._apply`) moves nothing: decays of 1
+    and a rate of 0 leave variable and slots as they are, bit for bit.
     """
+
+    leaves_out = False
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[Any, Any]]:
         return list(grads_and_vars)
@@ -153,7 +161,13 @@ class _ReplicaAdam(CoupledAdam):
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         index = self._get_variable_index(variable)
         momentum, velocity = (_local(slots[index].value) for slots in (self._momentums, self._velocities))
-        gradient = tf.cast(gradient, variable.dtype)
+        gradient, rate = tf.cast(gradient, variable.dtype), tf.cast(learning_rate, variable.dtype)
+        beta_1, beta_2 = (tf.cast(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        if self.leaves_out:
+            kept = tf.math.is_finite(tf.reshape(gradient, [-1])[0])
+            gradient = tf.where(kept, gradient, tf.zeros_like(gradient))
+            rate = tf.where(kept, rate, tf.zeros_like(rate))
+            beta_1, beta_2 = (tf.where(kept, beta, tf.ones_like(beta)) for beta in (beta_1, beta_2))
         if self._l2_of[index]:
             gradient = gradient + self._l2_of[index] * variable
         correction_1, correction_2 = self.bias_corrections(variable.dtype)
@@ -163,9 +177,9 @@ class _ReplicaAdam(CoupledAdam):
             v=velocity.handle,
             beta1_power=1 - correction_1,
             beta2_power=1 - correction_2,
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
+            lr=rate,
+            beta1=beta_1,
+            beta2=beta_2,
             epsilon=self.epsilon * tf.sqrt(correction_2),
             grad=gradient,
         )
@@ -193,6 +207,9 @@ class Engine:
         time_input: measure how long the loop waits for batches; TensorFlow's deterministic mode forbids clocks.
         rematerialise: compute the generators' maps twice and keep fewer of them (engine/rematerialise.py).
         augmentation: what is done to each batch inside the compiled step; None if batches are ready.
+        nan_policy: "stop" at a data iteration with a term, watched value or gradient that is not finite, or "skip": the
+            phase in which that is has no update on any replica, and its memory stays; after `MOST_SKIPPED` of a
+            phase's turns in a row it stops.
     """
 
     def __init__(
@@ -209,8 +226,9 @@ class Engine:
         time_input: bool = True,
         rematerialise: bool = False,
         augmentation: DeviceAugmentation | None = None,
+        nan_policy: str = "stop",
     ) -> None:
-        self._time_input = time_input
+        self._time_input, self._skips = time_input, nan_policy == "skip"
         self.augmentation = augmentation
         self.method, self.config, self.recipe, self.image_shape, self.seed = method, config, recipe, image_shape, seed
         self.strategy = strategy or tf.distribute.get_strategy()
@@ -229,6 +247,15 @@ class Engine:
             self.step = tf.Variable(
                 0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
             )
+            if self._skips:  # turns of each phase left out in a row, and data iterations of a call with any
+                self._in_a_row, self._skipped = (
+                    tf.Variable(
+                        tf.zeros(shape, tf.int64),
+                        trainable=False,
+                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                    )
+                    for shape in ([len(self.phases)], [])
+                )
             self.averages = self._make_averages()
             self._memory = {
                 name: _Memory((recipe.batch_size, *memory.shape), memory.dtype, self.strategy)
@@ -247,11 +274,13 @@ class Engine:
     def train(self, iterator: Iterator[Any], steps: int) -> Report:
         """Runs `steps` data iterations (a multiple of `period`) on batches of `iterator`.
 
-        Stops early after a data iteration with a non-finite term, watch value or gradient.
+        Stops early after a data iteration with a non-finite term, watch value or gradient (see `nan_policy`).
         """
         if steps % self.period:
             raise ValueError(f"steps={steps} is not a multiple of the schedule's period {self.period}")
         start = int(self.step.numpy())
+        if self._skips:
+            self._skipped.assign(0)
         sums, counts, bad_step, last, waited = (t.numpy() for t in self._train(iterator, tf.constant(steps, tf.int64)))
         scalars, non_finite = {}, []
         for row, phase in enumerate(self.phases):
@@ -261,7 +290,9 @@ class Engine:
                     scalars[key] = float(sums[row, slot] / counts[row])
                 if bad_step >= 0 and not np.isfinite(last[row, slot]):
                     non_finite.append(key)
-        return Report(scalars, tuple(non_finite), int(bad_step), int(self.step.numpy()) - start, float(waited))
+        skipped = int(self._skipped.numpy()) if self._skips else 0
+        steps = int(self.step.numpy()) - start
+        return Report(scalars, tuple(non_finite), int(bad_step), steps, float(waited), skipped)
 
     @property
     def trace_count(self) -> int:
@@ -282,6 +313,8 @@ class Engine:
                 values = self._reduce(self.strategy.run(self._iteration, args=(batch, self.step.read_value(), offset)))
                 due = tf.constant([float(offset % phase.every == 0) for phase in self.phases])
                 finite = tf.reduce_all(tf.math.is_finite(values))
+                if self._skips:
+                    values, due, finite = self._count_skipped(values, due, finite)
                 # A period that has gone wrong keeps its first bad values; its later iterations only complete it.
                 healthy = bad_step < 0
                 sums = tf.where(healthy, sums + values, sums)
@@ -292,6 +325,18 @@ class Engine:
                 self._update_averages()
             done += self.period
         return sums, counts, bad_step, last, waited
+
+    @tf.autograph.experimental.do_not_convert
+    def _count_skipped(self, values: tf.Tensor, due: tf.Tensor, finite: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """What a data iteration reports without the phases that were left out, and whether training may go on."""
+        sound = tf.reduce_all(tf.math.is_finite(values), axis=1)
+        in_a_row = tf.where(sound, tf.zeros_like(self._in_a_row), self._in_a_row + 1)
+        in_a_row = self._in_a_row.assign(tf.where(due > 0, in_a_row, self._in_a_row))
+        self._skipped.assign_add(tf.cast(tf.logical_not(finite), tf.int64))
+        enough = tf.reduce_any(in_a_row >= MOST_SKIPPED)
+        # What ends the training is kept, to be named.
+        values = tf.where(tf.logical_or(enough, sound[:, None]), values, tf.zeros_like(values))
+        return values, due * tf.cast(sound, due.dtype), tf.logical_not(enough)
 
     def _next_batch(self, iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
         """The next batch and the seconds spent waiting for it (NaN if not measured), once `after` has been computed."""
@@ -427,15 +472,25 @@ class Engine:
         self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None], memory: dict[str, tf.Tensor]
     ) -> tf.Tensor:
         """A phase's update and new memory; returns its finished row of the report."""
-        for name, value in memory.items():
-            self._memory[name].local.assign(value)
         pairs = [(g, v) for g, v in zip(gradients, self._variables(phase), strict=True) if g is not None]
         gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
         if self.replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in gradients]))
-        self.optimizers[phase.name].apply(gradients, variables)
         row = tf.concat([row, [norm / self.replicas]], axis=0)
+        optimizer = self.optimizers[phase.name]
+        if self._skips:
+            bad = tf.reduce_any(tf.logical_not(tf.math.is_finite(row)))
+            if self.replicas > 1:  # a term may be bad on one replica only
+                context = tf.distribute.get_replica_context()
+                bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(bad, tf.float32)) > 0
+            gradients = [tf.where(bad, tf.constant(math.nan, g.dtype), g) for g in gradients]
+            memory = {name: tf.where(bad, self._memory[name].local.read_value(), new) for name, new in memory.items()}
+        for name, value in memory.items():
+            self._memory[name].local.assign(value)
+        optimizer.apply(gradients, variables)
+        if self._skips:
+            optimizer.iterations.assign_sub(tf.cast(bad, optimizer.iterations.dtype))
         return tf.pad(row, [[0, _REPORT_SLOTS - row.shape[0]]])
 
     # -- what is trained ----------------------------------------------------------------------
@@ -463,6 +518,7 @@ class Engine:
             l2_on=recipe.weight_decay_on,
             name=f"adam_{phase.name}",
         )
+        optimizer.leaves_out = self._skips
         optimizer.build(self._variables(phase))  # inside the scope, or replicas miscount
         return optimizer
 

@@ -21,7 +21,7 @@ from tfaclgan.data import pipeline, reading
 from tfaclgan.data.files import printable
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.strategy import Hardware
-from tfaclgan.engine.tensorflow import Engine, Report, build_networks
+from tfaclgan.engine.tensorflow import MOST_SKIPPED, Engine, Report, build_networks
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import bundle, checkpoint, rundir, samples
@@ -40,6 +40,7 @@ class Settings:
     recipe: Recipe
     data_options: pipeline.PipelineOptions
     on_bad_record: str = "stop"  # or "skip"
+    nan_policy: str = "stop"  # or "skip"
     seed: int = 0
     dtype: str = "float32"
     xla: str = "auto"
@@ -132,6 +133,7 @@ class _Session:
         self._step = self._restore()
         self._bad_records = reading.BadRecords() if settings.on_bad_record == "skip" else None
         self._sums: dict[str, list[tuple[float, int]]] = {}
+        self._skipped = 0  # data iterations since the last log line
         self._translator: Translator | None = None
         self._profiling = False
 
@@ -271,6 +273,7 @@ class _Session:
     # -- what happens between loops -----------------------------------------------------------
 
     def _collect(self, report: Report) -> None:
+        self._skipped += report.skipped
         for name, value in report.scalars.items():
             self._sums.setdefault(name, []).append((value, report.steps))
 
@@ -284,6 +287,9 @@ class _Session:
         scalars.update({f"weight_norm/{name}": norm for name, norm in self._engine.weight_norms().items()})
         if self._bad_records is not None:
             scalars["data/bad_records"] = float(self._bad_records.count)
+        if self._settings.nan_policy == "skip":
+            scalars["training/skipped_iterations"] = float(self._skipped)
+            self._skipped = 0
         input_wait = self._monitor.log(self._step, scalars)
         if self._hardware.is_chief:
             self._watch.logged(self._step, scalars)
@@ -384,9 +390,10 @@ class _Session:
         kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
         batch = whole_batch(self._manifest, self._settings, report.bad_step, self._bad_records)
         pictures = _pictures(batch)
+        again = f" {MOST_SKIPPED} times in a row" if self._settings.nan_policy == "skip" else ""
         self._monitor.say(
-            f"tfaclgan: error: step {report.bad_step}: not finite: {', '.join(report.non_finite)}; training stopped "
-            f"and nothing was saved; {kept}; lower --learning_rate or use --dtype=float32; "
+            f"tfaclgan: error: step {report.bad_step}: not finite{again}: {', '.join(report.non_finite)}; training "
+            f"stopped and nothing was saved; {kept}; lower --learning_rate or use --dtype=float32; "
             f"pictures of that step: {pictures}"
         )
         try:
@@ -443,6 +450,7 @@ def make_engine(
         time_input=not settings.deterministic,
         rematerialise=settings.rematerialise,
         augmentation=pipeline.device_augmentation(settings.data_options, manifest.channels, manifest),
+        nan_policy=settings.nan_policy,
     )
 
 
@@ -487,7 +495,17 @@ def _pictures(batch: dict[str, np.ndarray]) -> str:
 
 
 # What a bundle holds of the settings: all that a data iteration depends on.
-_STORED = ("recipe", "data_options", "on_bad_record", "seed", "dtype", "xla", "rematerialise", "deterministic")
+_STORED = (
+    "recipe",
+    "data_options",
+    "on_bad_record",
+    "nan_policy",
+    "seed",
+    "dtype",
+    "xla",
+    "rematerialise",
+    "deterministic",
+)
 
 
 def _stored(settings: Settings) -> dict[str, Any]:

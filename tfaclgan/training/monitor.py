@@ -117,12 +117,13 @@ class Monitor:
         )
         rate = speed["throughput/steps_per_second"]
         eta = _duration((self._total - step) / rate) if rate else "?"
-        bad = int(scalars.get("data/bad_records", 0))
+        bad, skipped = (int(scalars.get(name, 0)) for name in ("data/bad_records", "training/skipped_iterations"))
         devices = f" ({speed['throughput/images_per_second_per_device']:.1f} a device)" if self._replicas > 1 else ""
         line = (
             f"step {step}/{self._total}  {losses}  {speed['throughput/images_per_second']:.1f} img/s{devices}  "
             f"input wait {_share(speed['throughput/input_wait_share'])}  "
             + (f"bad records {bad}  " if bad else "")
+            + (f"skipped steps {skipped}  " if skipped else "")
             + f"ETA {eta}"
         )
         if self._on_terminal:

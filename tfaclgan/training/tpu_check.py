@@ -136,6 +136,7 @@ def _engine(run: Run, settings: Settings, per_core: int, augmentation: DeviceAug
         xla="on",
         rematerialise=settings.rematerialise,
         augmentation=augmentation,
+        nan_policy=settings.nan_policy,
     )
 
 
