@@ -32,13 +32,14 @@ ENTRY %main (a: f32[8,32,32,3], w: f32[4,4,3,64]) -> f32[8,16,16,64] {
 """
 
 
-def engine(method=TOY, **recipe):
+def engine(method=TOY, augmentation=None, **recipe):
     return Engine(
         method,
         Config(),
         image_shape=(16, 16, 3),
         recipe=dataclasses.replace(TOY.recipe, ema_decay=0.9, **recipe),
         xla="on",
+        augmentation=augmentation,
     )
 
 
@@ -161,10 +162,11 @@ def test_a_step_that_never_fits_is_refused(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
-def test_the_compiler_takes_the_toy_step():
+@pytest.mark.parametrize("augmentation", [None, AUGMENTATION], ids=["host", "device"])
+def test_the_compiler_takes_the_toy_step(augmentation):
     chip = tpu_compiler.CHIPS["v5e"]
     tpu_compiler.prepare(chip)
-    compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine(), 0), chip)
+    compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine(augmentation=augmentation), 0), chip)
     assert compiled.fits
     assert compiled.flops > 0
     assert 0 < compiled.useful_flops < compiled.padded_flops
