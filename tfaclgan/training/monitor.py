@@ -118,9 +118,11 @@ class Monitor:
         rate = speed["throughput/steps_per_second"]
         eta = _duration((self._total - step) / rate) if rate else "?"
         bad, skipped = (int(scalars.get(name, 0)) for name in ("data/bad_records", "training/skipped_iterations"))
+        # The first call is left out of the throughput, for it compiles; until the second there is none.
+        images = f"{speed['throughput/images_per_second']:.1f}" if rate else "?"
         devices = f" ({speed['throughput/images_per_second_per_device']:.1f} a device)" if self._replicas > 1 else ""
         line = (
-            f"step {step}/{self._total}  {losses}  {speed['throughput/images_per_second']:.1f} img/s{devices}  "
+            f"step {step}/{self._total}  {losses}  {images} img/s{devices}  "
             f"input wait {_share(speed['throughput/input_wait_share'])}  "
             + (f"bad records {bad}  " if bad else "")
             + (f"skipped steps {skipped}  " if skipped else "")
