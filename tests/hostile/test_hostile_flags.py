@@ -138,7 +138,7 @@ EXPONENTS = {"downsamples", "discriminator_scales", "discriminator_layers", "glo
     "method, option",
     [(m, f.name) for m in base.names() for f in dataclasses.fields(base.get(m).config) if f.name in EXPONENTS],
 )
-def test_counts_of_halvings_are_small(method, option):
+def test_counts_of_halvings_are_small(at_work, method, option):
     """Two to the power of 2**31 - 1 took 19 GiB to write down."""
     unset()
     with pytest.raises((flags.Error, UserError), match="12"):
