@@ -15,3 +15,9 @@ def pytest_configure(config):
 
     device = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+    # Before any test saves flags: absl's flagsaver takes away those that were defined inside of it, and `define` would
+    # not define them again.
+    from tfaclgan import flags
+
+    flags.define()

@@ -24,7 +24,7 @@ def import_tensorflow() -> None:
         return
     with held_stderr():
         import tensorflow
-        from keras import ops  # noqa: F401
+        from keras import ops  # noqa: F401 (now, while its chatter is held)
 
         tensorflow.config.list_physical_devices()
 

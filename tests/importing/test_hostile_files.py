@@ -43,9 +43,16 @@ def archive(path, data, version=b"3\n", entries=(), compression=zipfile.ZIP_STOR
 
 def tensor_pickle(count, shape, strides, storage="FloatStorage", offset=0, name="w"):
     """The pickle of {name: tensor}, opcode by opcode."""
-    text = lambda value: b"X" + struct.pack("<I", len(value)) + value.encode()  # noqa: E731
-    number = lambda value: b"J" + struct.pack("<i", value)  # noqa: E731
-    numbers = lambda values: b"(" + b"".join(number(v) for v in values) + b"t"  # noqa: E731
+
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    def number(value):
+        return b"J" + struct.pack("<i", value)
+
+    def numbers(values):
+        return b"(" + b"".join(number(v) for v in values) + b"t"
+
     stored = b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text("0") + text("cpu") + number(count) + b"tQ"
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + number(offset) + numbers(shape) + numbers(strides)
     return b"\x80\x02}" + text(name) + tensor + b"\x89}tRs."

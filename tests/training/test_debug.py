@@ -6,14 +6,12 @@ import dataclasses
 import json
 import os
 
-import folder_of_records
 import numpy as np
 import pytest
 from absl.testing import flagsaver
 from toy import TOY, Config
 
 from tfaclgan import main
-from tfaclgan.data import records
 from tfaclgan.data.pipeline import PipelineOptions, training_dataset
 from tfaclgan.engine import strategy
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_USER_ERROR, UserError
@@ -47,11 +45,6 @@ ROOTED = dataclasses.replace(TOY, phases=phases)
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setitem(base._REGISTRY, "toy", ROOTED)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return records.load_manifest(folder_of_records.write(tmp_path_factory.mktemp("data")))
 
 
 def start(data, path, config, **settings):

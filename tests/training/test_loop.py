@@ -30,11 +30,6 @@ def registered(monkeypatch):
     monkeypatch.setitem(base._REGISTRY, "toy", TOY)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return records.load_manifest(folder_of_records.write(tmp_path_factory.mktemp("data")))
-
-
 def start(data, path, *, config=None, judge=None, replicas=1, recipe=None, **settings):
     recipe = dataclasses.replace(TOY.recipe, **(recipe or {}))
     run = rundir.Run(

@@ -76,10 +76,10 @@ def write_flushed(path: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str) -> Iterator[str]:
+def whole_folder(path: str, *, replace: bool = False) -> Iterator[str]:
     """A new folder to fill, which becomes `path` when the block ends; if the block fails it is gone.
 
-    Whatever is at `path` by then must be an empty folder or nothing.
+    With `replace` it takes the place of a folder at `path`; without, that must be empty by then or not there.
     """
     temporary = f"{os.path.normpath(path)}.writing-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -87,10 +87,13 @@ def whole_folder(path: str) -> Iterator[str]:
         os.makedirs(temporary)
         yield temporary
         flush(temporary)  # the names in it, before the folder has its own
+        if replace and os.path.isdir(path):
+            shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    flush(os.path.dirname(os.path.abspath(path)))
 
 
 def write_table(path: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -82,7 +82,7 @@ def write(
     final = os.path.join(run.folder(FOLDER), f"step_{step:09d}")
     buffer = io.BytesIO()
     np.savez(buffer, **batch)
-    with files.whole_folder(final) as temporary:
+    with files.whole_folder(final, replace=True) as temporary:
         files.write_flushed(os.path.join(temporary, _BATCH), buffer.getvalue())
         content = {
             "format_version": FORMAT_VERSION,
@@ -102,9 +102,6 @@ def write(
         }
         rundir.write_flags(run, flag_text, temporary)
         files.write_flushed(os.path.join(temporary, _BUNDLE), (json.dumps(content, indent=1) + "\n").encode())
-        if os.path.isdir(final):
-            shutil.rmtree(final)
-    files.flush(run.folder(FOLDER))
     return final
 
 

@@ -48,7 +48,7 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
 
     final = os.path.join(folder, f"step_{step:09d}")
     os.makedirs(folder, exist_ok=True)
-    with files.whole_folder(final) as temporary:
+    with files.whole_folder(final, replace=True) as temporary:
         data = safetensors.numpy.save({name: np.asarray(value, order="C") for name, value in state.items()})
         files.write_flushed(os.path.join(temporary, _STATE), data)
         manifest = {
@@ -59,9 +59,6 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
             "sha256": hashlib.sha256(data).hexdigest(),
         }
         files.write_flushed(os.path.join(temporary, _MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
-        if os.path.isdir(final):
-            shutil.rmtree(final)
-    files.flush(folder)
     return Checkpoint(final, step, metric)
 
 
