@@ -37,6 +37,7 @@ VARIANTS = {
     "non-saturating": {"adversarial": "non_saturating"},
     "paper's bound": {"mask_bound": "image", "mask_lower": 0.55, "mask_upper": 0.6},
     "code's strength": {"mask_bound_scale": "code", "mask_lower": 0.7, "mask_upper": 0.8, "focus_delta": 0.1},
+    "skip": {"skip": True},
     "weights": {"adversarial_weight": 2.0, "consistency_weight": 0.3, "identity_weight": 5.0, "alpha": 0.5},
     "everything": {"style_weight": 1.0, "identity_mask": True, "judge_round_trip": False, "mask_bound": "image"},
     "mix and more": {"both_directions": True, "mask": False, "style_weight": 0.5, "direction": "b2a"},
@@ -61,12 +62,12 @@ def make_context(config, batch=SHAPE[0]):
 
 def make_networks(config, channels=3):
     """Float64 networks with weights away from their initial values; made once for what decides their shapes."""
-    return _make_networks(config.mask, config.both_directions, channels)
+    return _make_networks(config.mask, config.both_directions, channels, config.skip)
 
 
 @functools.lru_cache
-def _make_networks(mask, both_directions, channels):
-    config = config_of(mask=mask, both_directions=both_directions)
+def _make_networks(mask, both_directions, channels, skip=False):
+    config = config_of(mask=mask, both_directions=both_directions, skip=skip)
     keras.utils.set_random_seed(1)
     networks = build(acl_gan, config, (16, 20, channels))
     random = np.random.RandomState(5)
@@ -81,7 +82,7 @@ def _make_networks(mask, both_directions, channels):
 
 
 def paint(generator, content, style, background, config):
-    raw = generator.decode(content, style)
+    raw = generator.decode(content, style, background)
     if not config.mask:
         return raw, raw, None
     mask = (raw[..., 3:] + 1) / 2
@@ -489,5 +490,5 @@ def test_a_blank_picture_leaves_gradients_finite_in_float32(value):
 
 def test_config_fields_say_what_changes_weights():
     marked = {field.name for field in dataclasses.fields(acl_gan.Config) if field.metadata["networks"]}
-    assert marked == {*SMALL, "mask", "both_directions", "direction"}
+    assert marked == {*SMALL, "mask", "both_directions", "direction", "skip"}
     assert all(field.metadata["help"] for field in dataclasses.fields(acl_gan.Config))

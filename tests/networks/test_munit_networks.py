@@ -23,6 +23,11 @@ def discriminator(channels=3, width=4, scales=2, layers_per_scale=2, name="d"):
     return munit.discriminator(channels, width=width, scales=scales, layers_per_scale=layers_per_scale, name=name)
 
 
+def _valid_convolution(images, kernel, bias):
+    windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[:2], axis=(1, 2))  # [b, h, w, c, kh, kw]
+    return np.einsum("bhwcij,ijcf->bhwf", windows, kernel) + bias
+
+
 def noise(*shape):
     return np.random.RandomState(0).uniform(-1, 1, shape).astype("float32")
 
@@ -132,6 +137,19 @@ class TestGenerator:
         assert tuple(raw.shape) == (2, 16, 24, channels + mask)
         assert np.abs(raw).max() < 1
         np.testing.assert_array_equal(network(images), raw)
+
+    def test_skip_ends_with_the_convolutions_of_maps_and_images(self):
+        network = generator(skip=True)
+        images, style = noise(2, 16, 20, 3), noise(2, 3)
+        content = network.content(images)
+        decoder, numbers = network.decoder, network.mlp(style)
+        before = keras.Model(decoder.inputs[:2], decoder.get_layer("up1_activation").output)
+        maps = before([content, numbers])
+        seen = np.pad(np.concatenate([maps, images], -1), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        mixed = np.maximum(_valid_convolution(seen, *decoder.get_layer("skip_conv").get_weights()), 0)
+        mixed = np.pad(mixed, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
+        expected = np.tanh(_valid_convolution(mixed, *decoder.get_layer("output_conv").get_weights()))
+        np.testing.assert_allclose(network.decode(content, style, images), expected, atol=1e-5)
 
     def test_any_size_with_the_same_weights(self):
         network = generator()

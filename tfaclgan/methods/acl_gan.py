@@ -23,6 +23,7 @@ Deviations from the official code:
       original's grows with the number of pixels in a batch. Equal at the paper's batch of 3 at 256 x 256.
     - generators step at even data iterations of the whole run; the original's count restarts each epoch.
     - a blank picture passes no gradient through instance norms (layers/norm.py); the original's weights turn NaN.
+    - `skip` shows the decoder the input image; off by default (networks/munit.py).
     - image sides are checked before training; the original fails inside a convolution.
 """
 
@@ -117,6 +118,11 @@ class Config:
     residual_blocks: int = option(4, "residual blocks in content encoder and decoder each", minimum=1, networks=True)
     style_dim: int = option(8, "numbers in a style", minimum=1, networks=True)
     mlp_dim: int = option(256, "width of the MLP that turns a style into AdaIN numbers", minimum=1, networks=True)
+    skip: bool = option(
+        False,
+        "the decoder's end also sees the input at full size: not in the paper; narrow networks learn to copy sooner",
+        networks=True,
+    )
     discriminator_width: int = option(
         64, "channels after the discriminators' first convolution", minimum=1, networks=True
     )
@@ -149,6 +155,7 @@ def _generator(name: str, channels: int, config: Config) -> Tensor:
         style_dim=config.style_dim,
         mlp_dim=config.mlp_dim,
         initial=config.initial,
+        skip=config.skip,
         name=name,
     )
 
@@ -292,12 +299,13 @@ def _decode(generator: Tensor, jobs: dict[Any, tuple[Tensor, Tensor]]) -> dict[A
     encoded = generator.content(batches.join(distinct.values()))
     contents = dict(zip(distinct, batches.parts(encoded, len(distinct)), strict=True))
     content = batches.join([contents[id(images)] for images, _ in jobs.values()])
-    raw = generator.decode(content, batches.join([style for _, style in jobs.values()]))
+    styles, shown = (batches.join(parts) for parts in ([s for _, s in jobs.values()], [i for i, _ in jobs.values()]))
+    raw = generator.decode(content, styles, shown)
     return dict(zip(jobs, batches.parts(raw, len(jobs)), strict=True))
 
 
 def _way_back(own: Tensor, bar: Tensor, style: Tensor) -> tuple[Tensor, Tensor | None]:
-    return munit.blend(own.decode(own.content(bar), style), bar)
+    return munit.blend(own.decode(own.content(bar), style, bar), bar)
 
 
 def _identity_style(generator: Tensor, images: Tensor, config: Config) -> Tensor:
@@ -377,7 +385,7 @@ def _target_generator(networks: Networks, direction: str, config: Config) -> Ten
 def translate(networks: Networks, images: Tensor, style: Tensor, direction: str, config: Config) -> Translation:
     """images [b, h, w, c] in [-1, 1], style [b, style_dim] -> translation, its mask and unblended colours."""
     generator = _target_generator(networks, direction, config)
-    raw = generator.decode(generator.content(images), style)
+    raw = generator.decode(generator.content(images), style, images)
     image, mask = munit.blend(raw, images)
     return Translation(image) if mask is None else Translation(image, mask, munit.colours_and_mask(raw)[0])
 

@@ -13,8 +13,8 @@ Initial values: kernels of the generator normal with deviation sqrt(2 / fan_in),
 normal(0, 0.02), biases 0, scales of the decoder's sample norm uniform in [0, 1). They are drawn from Keras'
 global seed (`keras.utils.set_random_seed`).
 
-Deviations from the official code: flat channels (layers/norm.py: instance_norm). Otherwise none in exact arithmetic
-(float64: to the last printed digit of its figures).
+Deviations from the official code: flat channels (layers/norm.py: instance_norm); `skip`, off by default. Otherwise
+none in exact arithmetic (float64: to the last printed digit of its figures).
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ class Generator(keras.Model):
         residual_blocks: in the content encoder, and again in the decoder.
         style_dim: numbers in a style.
         mlp_dim: width of the MLP.
+        skip: the decoder's end also sees the images: a 3x3 convolution of the last maps and the images, then ReLU, come
+            before the output's convolution. Not in the papers, whose decoders know the image by its content alone: at
+            a fourth of its size, normalised, so that colours are lost. Narrow networks learn to copy much sooner.
         initial: of the MLP's last layer: "official", as every other layer, so that AdaIN begins with random
             factors around 0; or "balanced", factors around 1 and shifts around 0 with a tenth of the deviation.
         name: unique among the networks of a method; the first part of every weight's path.
@@ -90,9 +93,11 @@ class Generator(keras.Model):
         mlp_dim: int,
         name: str,
         initial: str = "official",
+        skip: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        self.skip = skip
         self.arguments = {
             "channels": channels,
             "mask": mask,
@@ -102,13 +107,16 @@ class Generator(keras.Model):
             "style_dim": style_dim,
             "mlp_dim": mlp_dim,
             "initial": initial,
+            "skip": skip,
         }
         content_width = width * 2**downsamples
         with keras.name_scope(name):
             self.content_encoder = _content_encoder(channels, width, downsamples, residual_blocks)
             self.style_encoder = _style_encoder(channels, width, style_dim)
             self.mlp = _mlp(style_dim, mlp_dim, 2 * residual_blocks, content_width, initial)
-            self.decoder = _decoder(channels + mask, content_width, downsamples, residual_blocks)
+            self.decoder = _decoder(
+                channels + mask, content_width, downsamples, residual_blocks, sees=channels if skip else 0
+            )
         self.built = True
 
     def content(self, images: Tensor) -> Tensor:
@@ -119,12 +127,16 @@ class Generator(keras.Model):
         """[b, h, w, channels] -> [b, style_dim]."""
         return self.style_encoder(images)
 
-    def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Content and style -> raw output [b, h, w, channels (+ 1 with a mask)] in (-1, 1); see `blend`."""
-        return self.decoder([content, self.mlp(style)])
+    def decode(self, content: Tensor, style: Tensor, images: Tensor | None = None) -> Tensor:
+        """Content and style -> raw output [b, h, w, channels (+ 1 with a mask)] in (-1, 1); see `blend`.
+
+        images: [b, h, w, channels], those of the content; read only with `skip`.
+        """
+        inputs = [content, self.mlp(style)]
+        return self.decoder([*inputs, ops.convert_to_tensor(images)] if self.skip else inputs)
 
     def call(self, images: Tensor) -> Tensor:
-        return self.decode(self.content(images), self.style(images))
+        return self.decode(self.content(images), self.style(images), images)
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, **self.arguments}
@@ -220,7 +232,8 @@ def _mlp(style_dim: int, mlp_dim: int, norms: int, width: int, initial: str) -> 
     return keras.Model(inputs, x, name="mlp")
 
 
-def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
+def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int, sees: int) -> keras.Model:
+    """channels: of the output; sees: of the images the end sees, 0 if it sees none."""
     compute = keras.config.dtype_policy().compute_dtype
     content = keras.Input((None, None, width), name="content", dtype=compute)
     numbers = keras.Input((2 * residual_blocks * 2 * width,), name="numbers", dtype=compute)
@@ -240,9 +253,15 @@ def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int) 
             x = UpsampleConv2D(width, _generator_kernel(), name=f"up{i}_conv")(x)
             x = SampleNorm(name=f"up{i}_norm")(x)
             x = layers.ReLU(name=f"up{i}_activation")(x)
+        inputs = [content, numbers]
+        if sees:
+            inputs.append(keras.Input((None, None, sees), name="images", dtype=full_dtype()))
+            x = layers.Concatenate(name="skip")([x, inputs[-1]])
+            x = _convolution(x, width, 3, 1, 1, "skip")
+            x = layers.ReLU(name="skip_activation")(x)
         x = _convolution(x, channels, 7, 1, 3, "output")
         x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
-    return keras.Model([content, numbers], x, name="decoder")
+    return keras.Model(inputs, x, name="decoder")
 
 
 def _block(
