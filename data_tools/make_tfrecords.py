@@ -81,6 +81,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_list("mask_classes", [], "labels: the foreground's classes, names or numbers; empty: those of a face.")
 flags.DEFINE_list("mask_without", [], "labels: classes to leave out of them, such as accessories,mouth.")
+flags.DEFINE_boolean(
+    "mask_parts",
+    False,
+    "labels, folder: masks of three planes, foreground, foreground without glasses and mouth, and glasses (RGB files).",
+)
+flags.DEFINE_list("mask_glasses", [], "labels with --mask_parts: classes of glasses; empty: accessories.")
+flags.DEFINE_list("mask_mouth", [], "labels with --mask_parts: classes of the inside of mouths; empty: mouth.")
 flags.DEFINE_enum(
     "mask_edge", "as_is", masks.EDGES, "soft: above 0.7 is 1, up to 0.3 is 0; hard: from 0.5 on is 1, else 0."
 )
@@ -184,6 +191,9 @@ def make_options(source: sources.Source) -> ConvertOptions:
             without=tuple(FLAGS.mask_without),
             edge=FLAGS.mask_edge,
             segmenter=FLAGS.segmenter,
+            parts=FLAGS.mask_parts,
+            glasses=tuple(FLAGS.mask_glasses),
+            mouth=tuple(FLAGS.mask_mouth),
             region=source.region,
         ),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tfaclgan.data import avatars, masks, pipeline, records
+from tfaclgan.data import avatars, masks, pipeline, records, verify
 from tfaclgan.data.convert import ConvertOptions, convert, make_record
 from tfaclgan.data.images import ImageOptions, RejectedError
 from tfaclgan.data.sources import AvatarSource, BytesJob, Loaded
@@ -129,6 +131,60 @@ def test_masks_of_a_folder(tmp_path):
         make_record(Loaded(png(picture[:, :48])), BytesJob("trainA/one.jpg"), OPTIONS, options)
 
 
+def test_parts_of_label_maps_and_folders_are_planes(tmp_path):
+    """The foreground, the foreground without glasses and mouth, and the glasses."""
+    labels = np.random.RandomState(0).randint(0, 19, (32, 32), dtype=np.uint8)
+    picture = png(np.zeros((32, 32, 3), np.uint8))
+    options = masks.parse("labels", classes=("1", "6", "11", "17"), parts=True, glasses=("6",), mouth=("11",))
+    record = make_record(Loaded(picture, label_map=png(labels)), BytesJob("x.png"), OPTIONS, options)
+    planes = [np.isin(labels, classes) for classes in ((1, 6, 11, 17), (1, 17), (6,))]
+    np.testing.assert_array_equal(opened(record.mask), 255 * np.stack(planes, -1))
+
+    soft = np.random.RandomState(1).randint(0, 256, (32, 32, 3), dtype=np.uint8)  # a parser's probabilities
+    (tmp_path / "x.png").write_bytes(png(soft))
+    record = make_record(Loaded(picture), BytesJob("x.jpg"), OPTIONS, masks.parse(f"folder:{tmp_path}", parts=True))
+    np.testing.assert_array_equal(opened(record.mask), soft)
+    (tmp_path / "x.png").write_bytes(png(soft[..., 0]))
+    with pytest.raises(RejectedError, match="one for each of its three planes; this is L"):
+        make_record(Loaded(picture), BytesJob("x.jpg"), OPTIONS, masks.parse(f"folder:{tmp_path}", parts=True))
+
+
+def test_parts_of_avatars_from_the_converter_to_the_batches(tmp_path):
+    source = AvatarSource("glasses", train_count=3, test_count=2, seed=0)
+    mask = masks.parse("labels", label_names=source.label_names, parts=True, region=source.region)
+    folder = str(tmp_path / "out")
+    convert(source, folder, ConvertOptions(ImageOptions(size=64, format="png"), workers=1, progress=False, mask=mask))
+    manifest = records.load_manifest(folder)
+    verify.verify(folder)
+    for place in ("host", "device"):
+        options = pipeline.PipelineOptions(
+            48, 48, 52, augment="flip,crop,rotate:20", augment_on=place, companions=("mask", "label_map")
+        )
+        batch = next(iter(pipeline.training_dataset(manifest, options, global_batch=3)))
+        device = pipeline.device_augmentation(options, 3, manifest)
+        batch = device.apply(batch) if device else batch
+        for domain in "ab":
+            labels = batch[f"label_map_{domain}"].numpy()
+            glasses, mouth = (labels == avatars.LABEL_NAMES.index(name) for name in ("accessories", "mouth"))
+            face = np.isin(labels, [avatars.LABEL_NAMES.index(name) for name in masks.FACE])
+            expected = 255 * np.concatenate([face, face & ~glasses & ~mouth, glasses], -1)
+            np.testing.assert_array_equal(batch[f"mask_{domain}"].numpy(), expected)
+            assert glasses.any() == (domain == "a")
+            assert mouth.any()
+    options = pipeline.PipelineOptions(64, 64, 64)
+    for split in ("testA", "testB"):  # evaluation has one plane; A's is the glasses (the region)
+        batch = next(iter(pipeline.evaluation_dataset(manifest, split, options, batch=2)))
+        assert batch["mask"].shape == (2, 64, 64, 1)
+        assert ((batch["mask"].numpy() > 0).mean() < 0.1) == (split == "testA")
+
+
+def test_other_numbers_of_planes_are_refused(avatar_folder, tmp_path):
+    text = json.dumps({**json.loads(pathlib.Path(avatar_folder, "dataset.json").read_text()), "mask_planes": 2})
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="mask_planes is 2, not 1 or 3"):
+        records.load_manifest(str(tmp_path))
+
+
 def test_a_given_mask_stays_or_goes():
     picture, mask = np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 255, np.uint8)
     loaded, job = Loaded(png(picture), mask=png(mask)), BytesJob("x.png")
@@ -154,6 +210,9 @@ def test_a_picture_without_the_label_map_is_rejected():
         ("labels", {"classes": ("7",), "without": ("7",)}, "leaves no class"),
         ("source", {"without": ("1",)}, "choose classes of label maps"),
         ("segmenter", {"edge": "round"}, "choose one of as_is"),
+        ("segmenter", {"parts": True}, "--mask=segmenter knows no parts"),
+        ("labels", {"classes": ("1",), "glasses": ("6",)}, "for --mask=labels --mask_parts"),
+        ("labels", {"classes": ("1",), "parts": True}, "--mask_glasses: 'accessories' is no class"),
         ("segmenter", {"segmenter": "nowhere.tflite"}, "no such file"),
     ],
 )

@@ -349,16 +349,83 @@ def test_edges_of_masks():
     np.testing.assert_array_equal(hard, [0, 0, 0, 0, 1, 1, 1, 1])
 
 
-def test_erosion_is_the_fork_s_close_then_erode():
+def closed_and_eroded(mask):
+    """float64 [h, w], by SciPy, as OpenCV does it beyond the border."""
     from scipy import ndimage
 
     ellipse = np.ones((5, 5), bool)  # cv2.getStructuringElement(MORPH_ELLIPSE, (5, 5))
     ellipse[[0, 0, 0, 0, 4, 4, 4, 4], [0, 1, 3, 4, 0, 1, 3, 4]] = False
-    mask = ndimage.gaussian_filter(np.random.RandomState(0).uniform(size=(20, 24)), 1.5)
     grown = ndimage.grey_dilation(mask, footprint=ellipse, mode="constant", cval=-np.inf)
     closed = ndimage.grey_erosion(grown, footprint=ellipse, mode="constant", cval=np.inf)
-    expected = ndimage.grey_erosion(closed, footprint=ellipse, mode="constant", cval=np.inf)
+    return ndimage.grey_erosion(closed, footprint=ellipse, mode="constant", cval=np.inf)
+
+
+def test_erosion_is_the_fork_s_close_then_erode():
+    from scipy import ndimage
+
+    mask = ndimage.gaussian_filter(np.random.RandomState(0).uniform(size=(20, 24)), 1.5)
+    expected = closed_and_eroded(mask)
     np.testing.assert_allclose(foreground.eroded(tf.constant(mask[None, ..., None]))[0, ..., 0], expected)
+
+
+def probabilities(seed):
+    """float64 [2, SIDE, SIDE, 19]: a face parser's classes, in patches with soft borders, glasses and mouth large."""
+    from scipy import ndimage
+
+    logits = np.random.RandomState(seed).standard_normal((2, SIDE, SIDE, 19))
+    logits[..., [6, 11]] += 0.3  # they are to meet each other, the background and the rest of the face
+    logits = 30 * ndimage.gaussian_filter(logits, (0, 2.5, 2.5, 0))
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("edge", ["soft", "hard"])
+@pytest.mark.parametrize("erosion", [True, False])
+def test_rims_and_mouths_are_held(networks, outputs, edge, erosion):
+    """seg_fix_glass_mouth (ugatit.md 7.3) from the probabilities of 19 classes, restated in float64."""
+    face = [*range(1, 14), 17]
+    plain = [number for number in face if number not in (6, 11)]
+    batch, factors = {}, {}
+
+    def edged(mask):
+        if edge == "hard":
+            return np.where(mask >= 0.5, 1.0, 0.0)
+        return np.where(mask > 0.7, 1.0, np.where(mask <= 0.3, 0.0, mask))
+
+    def shrunk(mask):
+        return np.stack([closed_and_eroded(one) for one in mask]) if erosion else mask
+
+    for seed, domain in enumerate("ab"):
+        p = probabilities(seed)
+        batch[f"mask_{domain}"] = np.stack([p[..., face].sum(-1), p[..., plain].sum(-1), p[..., 6]], -1)
+        kept = edged(shrunk(p[..., face].sum(-1)))
+        factors[domain] = kept * edged(np.maximum(p[..., plain].sum(-1), shrunk(p[..., 6])))
+        assert 0.05 < np.mean(factors[domain] != kept) < 0.9  # else the test could not tell the option from none
+    options = {"batch": batch, "background_weight": 50.0, "mask_edge": edge, "mask_erosion": erosion}
+    actual = terms(networks, "g", background_rims_and_mouth=True, **options)
+    without = terms(networks, "g", **options)
+    for domain, source in ("ab", "ba"):
+        change = (np.asarray(outputs[f"fake_{domain}"].image) - BATCH[source]) * (1 - factors[source][..., None])
+        assert actual[f"background_{domain}"] == pytest.approx(50 * np.mean(np.abs(change)), rel=1e-5)
+        assert actual[f"background_{domain}"] > without[f"background_{domain}"]
+    first = {key: mask[..., :1] for key, mask in batch.items()}
+    assert terms(networks, "g", **{**options, "batch": first}) == without  # the other options see the foreground alone
+
+
+def test_glasses_lose_their_rims_and_mouths_their_inside():
+    """On an exact label map: a face, on it glasses of 9 x 9 pixels and a mouth."""
+    labels = np.zeros((44, 44), int)
+    labels[6:38, 6:38] = 1
+    labels[10:19, 10:19] = 6
+    labels[24:28, 14:24] = 11
+    parts = np.stack([labels > 0, labels == 1, labels == 6], -1)[None].astype(float)
+    kept = np.asarray(foreground.without_rims_and_mouth(tf.constant(parts), foreground.soft_edge))[0, ..., 0]
+    expected = np.zeros((44, 44))
+    expected[8:36, 8:36] = 1  # the face loses its edge, two pixels, as without the option
+    expected[10:19, 10:19] = 0  # the rim goes
+    expected[12:17, 12:17] = 1  # what is behind the glass stays
+    expected[24:28, 14:24] = 0
+    np.testing.assert_array_equal(kept, expected)
 
 
 def test_shared_fakes_are_handed_on(networks):
@@ -426,11 +493,17 @@ def test_initial_weights():
     [
         ("d", {"background_unjudged": True}, "need foreground masks, and the data have none of domain A"),
         ("g", {"background_weight": 1.0}, "need foreground masks"),
+        ("g", {"background_weight": 1.0, "background_rims_and_mouth": True}, "need foreground masks"),
     ],
 )
 def test_data_without_masks_are_told(networks, phase, options, message):
     with pytest.raises(UserError, match=message):
         losses(networks, phase, **options)
+
+
+def test_masks_without_parts_are_told(networks):
+    with pytest.raises(UserError, match="make the data again with --mask_parts"):
+        losses(networks, "g", batch=MASKS, background_weight=1.0, background_rims_and_mouth=True)
 
 
 def test_data_without_blurred_copies_are_told(networks):
@@ -445,6 +518,8 @@ def test_options_that_exclude_each_other_are_refused():
         ugatit.check(ugatit.Config(attention_input=True, attention_masks=1), (256, 256, 3))
     with pytest.raises(UserError, match="only least squares"):
         ugatit.check(ugatit.Config(background_unjudged=True, adversarial="non_saturating"), (256, 256, 3))
+    with pytest.raises(UserError, match="give it a weight"):
+        ugatit.check(ugatit.Config(background_rims_and_mouth=True), (256, 256, 3))
 
 
 @pytest.mark.parametrize("options", [{"attention_masks": 3}, {"attention_masks": 2, "attention_input": True}])

@@ -165,7 +165,7 @@ def _manifest_options(options: ConvertOptions) -> dict[str, Any]:
         mask = dataclasses.asdict(options.mask)
         if options.mask.segmenter:  # a file's content counts, not its place
             mask["segmenter"] = hash_file(options.mask.segmenter)
-        content["mask"] = {**mask, "classes": list(options.mask.classes)}
+        content["mask"] = json.loads(json.dumps(mask))
     return content
 
 
@@ -438,6 +438,7 @@ def _finish(source: Source, work: WorkFolder, options: ConvertOptions, reused: i
         options=_manifest_options(options),
         label_names=source.label_names,
         region=source.region,
+        mask_planes=options.mask.planes,
     )
     write_atomically(os.path.join(work.folder, MANIFEST_NAME), manifest_json(manifest).encode())
     work.remove()

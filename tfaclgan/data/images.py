@@ -113,15 +113,18 @@ def decode(data: bytes, options: ImageOptions) -> Image.Image:
     return to_channels(_upright(image), options)
 
 
-def decode_mask(data: bytes, options: ImageOptions) -> Image.Image:
+def decode_mask(data: bytes, options: ImageOptions, planes: int = 1) -> Image.Image:
     """A mask as mode L, upright: 255 = foreground; colours become grey, transparent pixels 0.
 
+    With three planes it is RGB, whose channels are three masks (tfaclgan/data/masks.py).
+
     Raises:
-        RejectedError: as `decode`.
+        RejectedError: as `decode`, or three planes are wanted and the file has one.
     """
-    return to_channels(
-        _upright(open_image(data, options.max_pixels)), dataclasses.replace(options, channels=1, background=(0, 0, 0))
-    )
+    image = _upright(open_image(data, options.max_pixels))
+    if planes == 3 and len(image.getbands()) < 3 and image.mode != "P":
+        raise RejectedError(f"a mask with parts has colours, one for each of its three planes; this is {image.mode}")
+    return to_channels(image, dataclasses.replace(options, channels=planes, background=(0, 0, 0)))
 
 
 def decode_label_map(data: bytes, options: ImageOptions) -> Image.Image:

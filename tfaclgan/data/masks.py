@@ -3,10 +3,13 @@
 A mask has 255 in the foreground and 0 elsewhere, at load size. Methods that keep the background as it is (U-GAT-IT's
 enhanced fork: its section 7.3 of face masks) read it as "mask_a", "mask_b".
 
+A mask with parts has three planes, stored as RGB: the foreground; the foreground without glasses and mouth; the
+glasses. `losses.foreground.without_rims_and_mouth` makes one of them.
+
 The network is MediaPipe's Selfie Segmentation (models/NOTICE.md, Apache-2.0; 256 x 256 pixels in, the probability
 of a person out). It finds people in photographs: head, hair and body, not drawn faces, and no parts of a face. The
-originals' network knows parts, but its weights are not free; so leaving out glasses or mouth needs class maps, which
-the avatars have.
+originals' network knows parts, but its weights are not free; so leaving out glasses or mouth, and masks with parts,
+need class maps, which the avatars have, or files made by another parser.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ MODEL = os.path.join(os.path.dirname(__file__), "models", "selfie_segmentation.t
 SHA256 = "8d13b7fae74af625c641226813616a2117bd6bca19eb3b75574621fc08557f27"
 # Without hat, clothes and background, as the enhanced U-GAT-IT fork's sum over face, ears and hair.
 FACE = ("skin", "hair", "eyes", "eyebrows", "mouth", "nose", "facialHair", "accessories")
+GLASSES, MOUTH = ("accessories",), ("mouth",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class MaskOptions:
     classes: numbers of the label map's classes that are foreground.
     edge: "as_is"; "soft": above 0.7 is 1 and up to 0.3 is 0; "hard": from 0.5 on is 1, else 0.
     segmenter: file of the network.
+    parts: masks have three planes (above); a folder's files then are RGB.
+    glasses, mouth: numbers of the label map's classes that are these parts.
     keep_given: a mask that the source has stays (the avatars' test pictures, whose mask evaluation measures in).
     """
 
@@ -50,6 +56,14 @@ class MaskOptions:
     edge: str = "as_is"
     segmenter: str = ""
     keep_given: bool = False
+    parts: bool = False
+    glasses: tuple[int, ...] = ()
+    mouth: tuple[int, ...] = ()
+
+    @property
+    def planes(self) -> int:
+        """Channels of the masks."""
+        return 3 if self.parts else 1
 
 
 AS_GIVEN = MaskOptions()
@@ -63,6 +77,9 @@ def parse(
     without: tuple[str, ...] = (),
     edge: str = "as_is",
     segmenter: str = "",
+    parts: bool = False,
+    glasses: tuple[str, ...] = (),
+    mouth: tuple[str, ...] = (),
     region: dict[str, Any] | None = None,
 ) -> MaskOptions:
     """The options that `--mask` and the flags beside it ask for.
@@ -72,7 +89,8 @@ def parse(
         label_names: of the source's classes, () where it has no names.
         classes, without: names or numbers of the foreground's classes, and of those to leave out of it; no classes:
             `FACE`, where the source has these names.
-        edge, segmenter: as of `MaskOptions`; no segmenter: the one that comes with the package.
+        edge, segmenter, parts: as of `MaskOptions`; no segmenter: the one that comes with the package.
+        glasses, mouth: names or numbers of the classes of these parts; none: `GLASSES` and `MOUTH`.
         region: the source's (`records.Manifest`).
 
     Raises:
@@ -85,12 +103,25 @@ def parse(
         raise UserError(f"--mask_edge={edge}: unknown; choose one of {', '.join(EDGES)}")
     if (classes or without) and kind != "labels":
         raise UserError(f"--mask_classes and --mask_without choose classes of label maps; with --mask={text} drop them")
+    if (glasses or mouth) and not (parts and kind == "labels"):
+        raise UserError("--mask_glasses and --mask_mouth name classes for --mask=labels --mask_parts; add these")
+    if parts and kind not in ("labels", "folder"):
+        raise UserError(
+            f"--mask_parts: --mask={text} knows no parts of a face; use --mask=labels or --mask=folder:PATH"
+        )
     keep = bool(region) and region.get("feature") == "mask"
-    options = MaskOptions(kind, rest, edge=edge, keep_given=keep)
+    options = MaskOptions(kind, rest, edge=edge, keep_given=keep, parts=parts)
     if kind == "folder" and not os.path.isdir(rest):
         raise UserError(f"--mask={text}: no such folder; name the folder that holds the masks")
     if kind == "labels":
-        return dataclasses.replace(options, classes=_classes(label_names, classes, without))
+        options = dataclasses.replace(options, classes=_classes(label_names, classes, without))
+        if not parts:
+            return options
+        glasses, mouth = (
+            tuple(sorted({_number(name, label_names, flag) for name in names or default}))
+            for names, default, flag in ((glasses, GLASSES, "--mask_glasses"), (mouth, MOUTH, "--mask_mouth"))
+        )
+        return dataclasses.replace(options, glasses=glasses, mouth=mouth)
     if kind == "segmenter":
         path = segmenter or MODEL
         if not os.path.isfile(path):
@@ -105,19 +136,22 @@ def _classes(label_names: tuple[str, ...], classes: tuple[str, ...], without: tu
         classes = tuple(name for name in FACE if name in label_names)
         if not classes:
             raise UserError("--mask=labels: this source names no classes of a face; give their numbers, --mask_classes")
-
-    def number(name: str) -> int:
-        if name in label_names:
-            return label_names.index(name)
-        if name.isdecimal() and int(name) < 256:
-            return int(name)
-        known = ", ".join(label_names) or "numbers from 0 to 255"
-        raise UserError(f"--mask_classes, --mask_without: {name!r} is no class of this source; it has {known}")
-
-    left = {number(name) for name in classes} - {number(name) for name in without}
+    flags = "--mask_classes, --mask_without"
+    left = {_number(name, label_names, flags) for name in classes} - {
+        _number(name, label_names, flags) for name in without
+    }
     if not left:
         raise UserError("--mask_without leaves no class of --mask_classes; leave fewer out")
     return tuple(sorted(left))
+
+
+def _number(name: str, label_names: tuple[str, ...], flags: str) -> int:
+    if name in label_names:
+        return label_names.index(name)
+    if name.isdecimal() and int(name) < 256:
+        return int(name)
+    known = ", ".join(label_names) or "numbers from 0 to 255"
+    raise UserError(f"{flags}: {name!r} is no class of this source; it has {known}")
 
 
 def make(
@@ -128,7 +162,7 @@ def make(
     label_map: Image.Image | None,
     image_options: images.ImageOptions,
 ) -> Image.Image | None:
-    """The mask of one picture, mode L at load size, or None.
+    """The mask of one picture at load size, mode L, or RGB if it has parts, or None.
 
     Args:
         options: where from.
@@ -142,23 +176,33 @@ def make(
         images.RejectedError: no mask or label map for this picture, or one of another size.
     """
     if options.kind == "source" or (options.keep_given and given is not None):
-        return given
+        # What evaluation measures in has no parts; all masks of a folder have as many planes.
+        return Image.merge("RGB", 3 * [given]) if options.parts else given
     if options.kind == "none":
         return None
     if options.kind == "labels":
         if label_map is None:
             raise images.RejectedError("no label map, which --mask=labels needs")
-        mask = np.where(np.isin(np.asarray(label_map), options.classes), 255, 0).astype(np.uint8)
+        mask = _of_classes(np.asarray(label_map), options)
     elif options.kind == "segmenter":
         found = Image.fromarray(segment(np.asarray(image.convert("RGB")), options.segmenter))
         mask = np.asarray(images.fit(found, image_options))
     else:
-        mask = np.asarray(_from_folder(options.folder, key, image_options, image.size))
+        mask = np.asarray(_from_folder(options, key, image_options, image.size))
     return Image.fromarray(with_edge(mask, options.edge))
 
 
+def _of_classes(label_map: np.ndarray, options: MaskOptions) -> np.ndarray:
+    """Class numbers [h, w] -> uint8 [h, w], or [h, w, 3] with parts."""
+    planes = [options.classes]
+    if options.parts:
+        planes += [tuple(set(options.classes) - {*options.glasses, *options.mouth}), options.glasses]
+    found = [np.where(np.isin(label_map, classes), 255, 0).astype(np.uint8) for classes in planes]
+    return np.stack(found, -1) if options.parts else found[0]
+
+
 def with_edge(mask: np.ndarray, edge: str) -> np.ndarray:
-    """uint8 [h, w] with its edge as asked; see `MaskOptions`."""
+    """uint8 [h, w] or [h, w, 3] with its edge as asked; see `MaskOptions`."""
     if edge == "hard":
         return np.where(mask >= 127.5, 255, 0).astype(np.uint8)
     if edge == "soft":
@@ -211,8 +255,10 @@ def _interpreter(path: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     return interpreter, inputs, outputs
 
 
-def _from_folder(folder: str, key: str, options: images.ImageOptions, size: tuple[int, int]) -> Image.Image:
-    stem = os.path.splitext(key)[0]
+def _from_folder(
+    mask_options: MaskOptions, key: str, options: images.ImageOptions, size: tuple[int, int]
+) -> Image.Image:
+    stem, folder = os.path.splitext(key)[0], mask_options.folder
     for extension in images.EXTENSIONS:
         path = os.path.join(folder, stem + extension)
         if os.path.isfile(path):
@@ -223,7 +269,7 @@ def _from_folder(folder: str, key: str, options: images.ImageOptions, size: tupl
         data = images.read_file(path, _MOST_MASK_BYTES, f"{_MOST_MASK_BYTES >> 20} MiB")
     except OSError as error:
         raise images.RejectedError(f"its mask cannot be read: {error.strerror}") from error
-    mask = images.decode_mask(data, options)
+    mask = images.decode_mask(data, options, mask_options.planes)
     if mask.size != size:
         raise images.RejectedError(f"its mask is {mask.width}x{mask.height} pixels, the image {size[0]}x{size[1]}")
     return images.fit(mask, options)

@@ -89,9 +89,9 @@ def training_dataset(
 
     Returns:
         Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int32 [b], "key_a", "key_b": string [b], and
-        per companion "mask_a", "mask_b": uint8 [b, h, w, 1] ..., and "blur_a", "blur_b": uint8 [b, h, w, c] if asked
-        for}, b = global_batch / replicas. With augment_on="device" images and companions have their frame's height and
-        width, and "plan_a", "plan_b" ... float32 [b, n] are there, for `DeviceAugmentation.apply`.
+        per companion "mask_a", "mask_b": uint8 [b, h, w, planes] ..., and "blur_a", "blur_b": uint8 [b, h, w, c] if
+        asked for}, b = global_batch / replicas. With augment_on="device" images and companions have their frame's
+        height and width, and "plan_a", "plan_b" ... float32 [b, n] are there, for `DeviceAugmentation.apply`.
 
     Raises:
         UserError: a missing split, a broken index, a batch that the replicas cannot share, a bad spec, pictures that
@@ -208,7 +208,9 @@ def evaluation_dataset(
         example = {name: value[0] for name, value in example.items()}
         result = {"key": example["image/key"], "label": example["image/label"], "valid": number < len(reader)}
         for name in ("image", *names):
-            result[name] = _evaluation_image(example[f"{name}/encoded"], name, manifest.channels, options)
+            result[name] = _evaluation_image(example[f"{name}/encoded"], name, manifest, options)
+        if "mask" in names:
+            result["mask"] = result["mask"][..., :1]  # the foreground, whatever other planes there are
         return result
 
     padded = -(-len(reader) // batch) * batch
@@ -238,7 +240,7 @@ def read_images(
     for number in range(min(count, len(reader))):
         example = records.parse(tf.constant(reader.read(number)))
         try:
-            images.append(_evaluation_image(example["image/encoded"], "image", manifest.channels, options).numpy())
+            images.append(_evaluation_image(example["image/encoded"], "image", manifest, options).numpy())
         except tf.errors.InvalidArgumentError as error:
             raise reading.explain(error, manifest) or error from error
     return np.stack(images) if images else np.zeros((0, options.height, options.width, manifest.channels), np.uint8)
@@ -261,7 +263,7 @@ class _Domain:
         self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb, bad_records=bad_records)
         self._augmentation = augment.parse(options.augment)
         augment.check_channels(self._augmentation, manifest.channels, options.augment)
-        self._channels = manifest.channels
+        self._manifest = manifest
         self._options, self._number = options, number
         there = manifest.split(split)
         self._fields = ["image", *(field for field in options.companions if getattr(there, f"has_{field}"))]
@@ -289,8 +291,7 @@ class _Domain:
     def decode(self, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One sample as stored: the image and its companions, uint8 [h, w, c]."""
         return {
-            field: records.decode(row[f"{field}/encoded"], 1 if field in device_augment.MAPS else self._channels)
-            for field in self._fields
+            field: records.decode(row[f"{field}/encoded"], self._manifest.channels_of(field)) for field in self._fields
         }
 
     def images(self, row: dict[str, tf.Tensor], decoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -300,7 +301,6 @@ class _Domain:
         result = {f"key_{self.name}": row["image/key"], f"label_{self.name}": row["image/label"]}
         for field in self._fields:
             is_map = field in device_augment.MAPS
-            channels = 1 if is_map else self._channels
             if self._device:
                 shape = self._device.frames[self.name]
                 image = augment.resize(decoded[field], tf.constant(shape), nearest=is_map)
@@ -315,7 +315,7 @@ class _Domain:
                     is_map=is_map,
                     always=not self._options.augment_until_step,
                 )
-            image.set_shape([*shape, channels])
+            image.set_shape([*shape, self._manifest.channels_of(field)])
             result[self.name if field == "image" else f"{field}_{self.name}"] = image
         if self._device:
             result[device_augment.plan_key(self.name)] = drawn["packed"]
@@ -388,11 +388,13 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     return {**example, **{name: tf.cast(example[name], tf.int32) for name in records.INT_FEATURES}}
 
 
-def _evaluation_image(encoded: tf.Tensor, field: str, channels: int, options: PipelineOptions) -> tf.Tensor:
-    is_map = field in device_augment.MAPS
-    image = records.decode(encoded, 1 if is_map else channels)
+def _evaluation_image(
+    encoded: tf.Tensor, field: str, manifest: records.Manifest, options: PipelineOptions
+) -> tf.Tensor:
+    is_map, channels = field in device_augment.MAPS, manifest.channels_of(field)
+    image = records.decode(encoded, channels)
     image = augment.evaluation_image(image, options.height, options.width, options.load_size, nearest=is_map)
-    image.set_shape([options.height, options.width, 1 if is_map else channels])
+    image.set_shape([options.height, options.width, channels])
     return image
 
 

@@ -159,7 +159,7 @@ class SplitReader:
         self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS) if remote else None
         fits = int(self._index[:, 2].sum()) <= cache_mb * 2**20
         self._cache: list[bytes | None] | None = [None] * self._split.count if fits else None
-        self._channels, self._bad_records = manifest.channels, bad_records
+        self._manifest, self._bad_records = manifest, bad_records
         self._verdicts = np.full(self._split.count if bad_records else 0, _UNSEEN, np.uint8)
 
     def __len__(self) -> int:
@@ -222,10 +222,9 @@ class SplitReader:
             encoded = record[f"{name}/encoded"]
             if not encoded and name != "image" and not getattr(self._split, f"has_{name}"):
                 continue
-            channels = 1 if name in ("mask", "label_map") else self._channels
             try:
                 with tf.device("CPU"):
-                    found = tuple(records.decode(encoded, channels).shape[:2])
+                    found = tuple(records.decode(encoded, self._manifest.channels_of(name)).shape[:2])
             except tf.errors.OpError as error:
                 problem = f"cannot be used: its {name} cannot be decoded ({one_line(error)})"
                 raise self._bad(number, payload, problem) from error

@@ -15,7 +15,8 @@ One record is a tf.train.Example:
     image/height, image/width, image/channels   int64
     image/label     int64  class number, -1 where there is none
     target/encoded  bytes  the exact translation of the image (paired ground truth), or b""
-    mask/encoded    bytes  PNG, one channel, 255 = foreground (what a method may change), or b""
+    mask/encoded    bytes  PNG, one channel, 255 = foreground (what a method may change), or b""; with
+                           `Manifest.mask_planes` = 3 also the foreground without glasses and mouth, and the glasses
     label_map/encoded  bytes  PNG, one channel, class numbers, or b""
 """
 
@@ -90,6 +91,7 @@ class Manifest:
 
     region: {"feature": "label_map", "classes": [ids], "name": str} names the part of a test image
         in which evaluation reports its own error (the glasses of the avatars), or None.
+    mask_planes: channels of all masks, 1 or 3 (tfaclgan/data/masks.py).
     """
 
     folder: str
@@ -102,6 +104,11 @@ class Manifest:
     options: dict[str, Any]
     label_names: tuple[str, ...] = ()
     region: dict[str, Any] | None = None
+    mask_planes: int = 1
+
+    def channels_of(self, name: str) -> int:
+        """Channels of a record's "image" or of one of its `COMPANIONS`."""
+        return {"mask": self.mask_planes, "label_map": 1}.get(name, self.channels)
 
     def path(self, file: str) -> str:
         return os.path.join(self.folder, file)
@@ -237,6 +244,8 @@ def load_manifest(folder: str) -> Manifest:
                 raise ValueError(f"split {name!r} is none of {', '.join(SPLITS)}, or goes by another name")
         content["label_names"] = tuple(content.get("label_names", ()))
         manifest = _made(Manifest, {**content, "folder": folder, "splits": splits})
+        if manifest.mask_planes not in (1, 3):
+            raise ValueError(f"mask_planes is {manifest.mask_planes}, not 1 or 3")
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

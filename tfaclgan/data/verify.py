@@ -164,7 +164,7 @@ def _verify_record(
             picture = images.open_image(data, _MAX_PIXELS)
         except images.RejectedError as error:
             raise _bad(path, offset, key, f"its {name} does not decode: {error}") from error
-        channels = 1 if name in ("mask", "label_map") else manifest.channels
+        channels = manifest.channels_of(name)
         if (picture.height, picture.width) != size or len(picture.getbands()) != channels:
             found = f"{picture.width}x{picture.height} {picture.mode}"
             raise _bad(path, offset, key, f"its {name} is {found}, not {size[1]}x{size[0]} of {channels} channels")

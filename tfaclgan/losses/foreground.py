@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -32,6 +33,23 @@ def eroded(mask: Tensor) -> Tensor:
     """
     mask = full_precision(mask)
     return _shrink(_shrink(_grow(mask)))
+
+
+def without_rims_and_mouth(parts: Tensor, edge: Callable[[Tensor], Tensor], erosion: bool = True) -> Tensor:
+    """What counts as foreground once glasses' rims and the inside of mouths do not: [b, h, w, 1].
+
+    Args:
+        parts: [b, h, w, 3] in [0, 1]: foreground, foreground without glasses and mouth, glasses.
+        edge: one of `EDGES`, taken of both factors.
+        erosion: close and erode the foreground and the glasses, which then lose their rims.
+
+    Returns:
+        edge(foreground) * edge(max(foreground without glasses and mouth, glasses)).
+    """
+    foreground, plain, glasses = ops.split(full_precision(parts), 3, axis=-1)
+    if erosion:
+        foreground, glasses = eroded(foreground), eroded(glasses)
+    return edge(foreground) * edge(ops.maximum(plain, glasses))
 
 
 def _grow(mask: Tensor) -> Tensor:

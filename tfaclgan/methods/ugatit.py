@@ -267,6 +267,11 @@ class Config:
     mask_erosion: bool = option(
         True, "masks are closed and eroded by 2 pixels before the background's change is measured"
     )
+    background_rims_and_mouth: bool = option(
+        False,
+        "glasses' rims and the inside of mouths belong to the background whose change background_weight weighs "
+        "(seg_fix_glass_mouth); the data need masks with parts",
+    )
     variation_weight: float = option(
         0.0, "weight of the translations' total variation, mean L1 of neighbours' differences", minimum=0
     )
@@ -494,7 +499,7 @@ def generator_loss(networks: Networks, batch: Batch, context: Context, config: C
             cross_entropy.real([of_source]) + cross_entropy.fake([of_target])
         )
         if config.background_weight:
-            outside = 1 - (_foreground(batch, source, config, eroded=True) if config.mask_erosion else masks[source])
+            outside = 1 - _changeable(batch, source, config)
             change = distance(fakes[domain] * outside, batch[source] * outside)
             terms[f"background_{domain}"] = config.background_weight * change
         if config.variation_weight:
@@ -544,15 +549,32 @@ def _foregrounds(batch: Batch, config: Config) -> dict[str, Tensor]:
     return {domain: _foreground(batch, domain, config) for domain in DOMAINS} if _uses_masks(config) else {}
 
 
-def _foreground(batch: Batch, domain: str, config: Config, eroded: bool = False) -> Tensor:
+def _foreground(batch: Batch, domain: str, config: Config) -> Tensor:
+    return foreground.EDGES[config.mask_edge](_mask(batch, domain)[..., :1])
+
+
+def _changeable(batch: Batch, domain: str, config: Config) -> Tensor:
+    """Where the translation may differ from a domain's images: mask [b, h, w, 1], 1 there."""
+    mask, edge = _mask(batch, domain), foreground.EDGES[config.mask_edge]
+    if not config.background_rims_and_mouth:
+        return edge(foreground.eroded(mask[..., :1]) if config.mask_erosion else mask[..., :1])
+    if mask.shape[-1] != 3:
+        raise UserError(
+            f"--ugatit.background_rims_and_mouth needs masks with parts, and those of domain {domain.upper()} have "
+            "none; make the data again with --mask_parts (docs/data.md), or leave this option out"
+        )
+    return foreground.without_rims_and_mouth(mask, edge, erosion=config.mask_erosion)
+
+
+def _mask(batch: Batch, domain: str) -> Tensor:
+    """A domain's masks as stored: [b, h, w, 1], or 3 planes with parts."""
     key = f"mask_{domain}"
     if key not in batch:
         raise UserError(
             f"the --ugatit.background options need foreground masks, and the data have none of domain {domain.upper()}"
             "; make the data again with masks (docs/data.md), or leave these options out"
         )
-    mask = foreground.eroded(batch[key]) if eroded else batch[key]
-    return foreground.EDGES[config.mask_edge](mask)
+    return batch[key]
 
 
 def _blurred(batch: Batch, domain: str) -> Tensor:
@@ -619,6 +641,11 @@ def check(config: Config, image_shape: ImageShape) -> None:
         raise UserError(
             f"--ugatit.attention_input with --ugatit.attention_masks={config.attention_masks}: the input is one of the "
             "blended pictures and at least one must be painted; give 2 masks or more"
+        )
+    if config.background_rims_and_mouth and not config.background_weight:
+        raise UserError(
+            "--ugatit.background_rims_and_mouth with --ugatit.background_weight=0: it says what that weighs; give it a "
+            "weight, 50 to 100"
         )
     if config.background_unjudged and config.adversarial != "least_squares":
         raise UserError(
