@@ -7,8 +7,12 @@
 Each row is a process of its own (benchmarks/train_step.py, its worker), so that peaks do not add up. Peak is the
 largest resident memory of that process, with TensorFlow, the compiled step, weights and Adam's slots; the column
 "weights, Adam" is what these take at least (weights and two slots, 4 bytes each). The networks are those of profile
-pt unless --option says another. A row that runs out of memory, or out of --limit seconds, is reported and the grid goes
-on.
+pt unless --option says another. A row that fails, or runs out of --limit seconds, is reported and the grid goes on.
+
+Rows must not take the memory that other programs need. One starts only if its estimate and --spare MiB are available,
+and is stopped when less than half of --spare is left while it runs; both are reported as such. The estimate is meant
+for the published widths: 21 bytes a weight (itself, Adam's two slots, gradients, a copy on the way) and the maps, as
+rows of this grid had them at 128 pixels, by area and batch.
 
 Savings: `rematerialise` computes the generators' maps twice (--rematerialise), `share_fakes` makes the fakes once for
 both steps (--ugatit.share_fakes). Full models have their size's MLP: 279 million weights a generator at 256 px.
@@ -25,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 MODELS = {"full": 0, "light": 1}  # --ugatit.light
 SAVINGS = {
@@ -34,7 +39,11 @@ SAVINGS = {
     "both": ("--rematerialise", "--option", "share_fakes=true"),
 }
 SHALLOW = 96  # pixels below which the global discriminators have six layers, as they must
+WEIGHTS = 134_037_136  # of a light model; a full one's MLP has more by its map's size
+_PIXELS, _HIDDEN = 256, 256  # channels of the map, width of the MLP
+_BASE_MIB, _MAPS_MIB, _BYTES_PER_WEIGHT = 1000, 1500, 21
 _MIB = 2**20
+_POLL_SECONDS = 0.1
 _LINE = "{:6} {:>4} {:9} {:14} {:>11} {:>7} {:>9} {:>14}"
 
 
@@ -51,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--xla", default="auto", choices=("auto", "on", "off"), help="compile with XLA")
     parser.add_argument("--threads", type=int, default=0, help="threads (0: the framework's default)")
     parser.add_argument("--limit", type=int, default=1800, help="seconds a row may take")
+    parser.add_argument("--spare", type=int, default=4096, help="MiB of memory that are left to other programs")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of ugatit's config (may be repeated)"
     )
@@ -66,7 +76,11 @@ def main() -> int:
     )
     rows = []
     for place in itertools.product(arguments.models, arguments.sizes, arguments.dtypes, arguments.savings):
-        found = measure(arguments, flags_of(*place))
+        needed, available = estimate_mib(*place[:2], arguments.batch), available_mib()
+        if needed + arguments.spare > available:
+            found = {"failed": f"not started: estimate {needed:.0f} MiB, {available:.0f} MiB available"}
+        else:
+            found = measure(arguments, flags_of(*place))
         rows.append({**dict(zip(("model", "size", "dtype", "saving"), place, strict=True)), **found})
         shown = [found["failed"]] + 3 * [""]
         if not found["failed"]:
@@ -80,6 +94,21 @@ def main() -> int:
     return 0
 
 
+def estimate_mib(model: str, size: int, batch: int) -> float:
+    """What a row takes at most, by the module's rule; the savings' effect is what the grid measures."""
+    weights = WEIGHTS
+    if model == "full":
+        weights += 2 * _HIDDEN * _PIXELS * ((size // 4) ** 2 - 1)
+    return _BASE_MIB + weights * _BYTES_PER_WEIGHT / _MIB + _MAPS_MIB * batch * (size / 128) ** 2
+
+
+def available_mib() -> float:
+    """Memory that can be had without taking it from another program, as the kernel counts it."""
+    with open("/proc/meminfo") as file:
+        kib = next(line.split()[1] for line in file if line.startswith("MemAvailable"))
+    return int(kib) / 1024
+
+
 def flags_of(model: str, size: int, dtype: str, saving: str) -> list[str]:
     """What train_step.py is told of a row."""
     depth = ["--option", "global_layers=6"] if size < SHALLOW else []
@@ -89,7 +118,7 @@ def flags_of(model: str, size: int, dtype: str, saving: str) -> list[str]:
 
 def measure(arguments: argparse.Namespace, flags: list[str]) -> dict:
     """One row: why it failed or "", median seconds and CPU seconds a data iteration, peak MiB, parameters."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         path = os.path.join(folder, "row.json")
         given = [part for option in arguments.option for part in ("--option", option)]
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_step.py")
@@ -98,20 +127,20 @@ def measure(arguments: argparse.Namespace, flags: list[str]) -> dict:
         process = subprocess.Popen(
             [*command, *flags, *given, f"--json={path}"],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=errors,
             start_new_session=True,  # it and its worker are ended together
         )
         try:
-            _, errors = process.communicate(timeout=arguments.limit)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"stopped after {arguments.limit} s"}
+            stopped = watch(process, arguments)
+            if stopped:
+                return {"failed": stopped}
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if process.returncode:
-            return {"failed": (errors.strip().splitlines() or ["no message"])[-1]}
+            errors.seek(0)
+            return {"failed": (errors.read().strip().splitlines() or ["no message"])[-1]}
         with open(path) as file:
             found = json.load(file)
     turns = found["turns"]["ours"]
@@ -119,6 +148,19 @@ def measure(arguments: argparse.Namespace, flags: list[str]) -> dict:
     peak = max(turn["peak_mib"] for turn in turns)
     parameters = found["parameters"]["ours"]
     return {"failed": "", "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak, "parameters": parameters}
+
+
+def watch(process: subprocess.Popen, arguments: argparse.Namespace) -> str:
+    """Waits for a row's process: "" once it has ended, or why it may not go on."""
+    end = time.monotonic() + arguments.limit
+    while process.poll() is None:
+        if time.monotonic() > end:
+            return f"stopped after {arguments.limit} s"
+        left = available_mib()
+        if left < arguments.spare / 2:
+            return f"stopped: {left:.0f} MiB were left"
+        time.sleep(_POLL_SECONDS)
+    return ""
 
 
 if __name__ == "__main__":
