@@ -12,7 +12,7 @@ pt unless --option says another. A row that fails, or runs out of --limit second
 Rows must not take the memory that other programs need. One starts only if its estimate and --spare MiB are available,
 and is stopped when less than half of --spare is left while it runs; both are reported as such. The estimate is meant
 for the published widths: 21 bytes a weight (itself, Adam's two slots, gradients, a copy on the way) and the maps, as
-rows of this grid had them at 128 pixels, by area and batch.
+rows of this grid had them at 128 and 256 pixels, by area and batch.
 
 Savings: `rematerialise` computes the generators' maps twice (--rematerialise), `share_fakes` makes the fakes once for
 both steps (--ugatit.share_fakes). Full models have their size's MLP: 279 million weights a generator at 256 px.
@@ -41,7 +41,7 @@ SAVINGS = {
 SHALLOW = 96  # pixels below which the global discriminators have six layers, as they must
 WEIGHTS = 134_037_136  # of a light model; a full one's MLP has more by its map's size
 _PIXELS, _HIDDEN = 256, 256  # channels of the map, width of the MLP
-_BASE_MIB, _MAPS_MIB, _BYTES_PER_WEIGHT = 1000, 1500, 21
+_BASE_MIB, _MAPS_MIB, _BYTES_PER_WEIGHT = 1600, 850, 21
 _MIB = 2**20
 _POLL_SECONDS = 0.1
 _LINE = "{:6} {:>4} {:9} {:14} {:>11} {:>7} {:>9} {:>14}"
