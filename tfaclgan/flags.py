@@ -313,7 +313,21 @@ def define() -> None:
         flags.DEFINE_integer,
         "histogram_every_steps",
         0,
-        "Interval of weight histograms in TensorBoard; 0: none.",
+        "Interval of histograms of weights and gradients in TensorBoard; 0: none.",
+        lower_bound=0,
+    )
+    log(
+        flags.DEFINE_integer,
+        "embedding_every_steps",
+        0,
+        "Interval of the styles of test pictures in TensorBoard's projector (methods with styles); 0: none.",
+        lower_bound=0,
+    )
+    log(
+        flags.DEFINE_integer,
+        "keep_samples",
+        200,
+        "Newest sample grids and histograms kept, pictures and TensorBoard's events; 0: all.",
         lower_bound=0,
     )
     log(
@@ -336,6 +350,12 @@ def define() -> None:
         0,
         "Interval of checkpoints that are kept for good; 0: none.",
         lower_bound=0,
+    )
+    log(
+        flags.DEFINE_bool,
+        "async_save",
+        False,
+        "Write checkpoints while training goes on: a copy of the state in the host's memory, at most one at a time.",
     )
     log(flags.DEFINE_integer, "eval_every_steps", 0, "Interval of evaluation during training; 0: none.", lower_bound=0)
     log(

@@ -69,7 +69,7 @@ def one_line(caught, *words):
 @pytest.mark.parametrize("kept", KEPT[:1], indirect=True)
 def test_a_checkpoint_of_a_newer_format_is_refused(kept, tmp_path):
     path = kept / "checkpoints" / "step_000000004" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": checkpoint.FORMAT_VERSION + 1}))
     with pytest.raises(UserError) as caught:
         go_on(kept, tmp_path)
     one_line(caught, "step_000000004", "format 2 is newer", "install a newer tfaclgan")

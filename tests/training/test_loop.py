@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 import record_folder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 from toy import TOY, Config
 
 from tfaclgan.data import records
@@ -61,6 +63,12 @@ def logged(path):
         return [json.loads(line) for line in file]
 
 
+def shown(folder):
+    """{tag: events} as TensorBoard reads a folder."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
+
+
 def test_a_run_leaves_what_the_documentation_lists(data, tmp_path, capsys):
     assert start(data, tmp_path / "run") == EXIT_OK
     names = set(os.listdir(tmp_path / "run"))
@@ -92,10 +100,14 @@ def test_metrics_are_in_jsonl_and_in_tensorboard(data, tmp_path):
         "throughput/input_wait_share",
     ):
         assert all(np.isfinite(line[name]) for line in lines), name
-    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0, "images": 0}).Reload()
-    tags = events.Tags()["tensors"]
-    assert {"critic/loss", "samples/a2b", "throughput/images_per_second"} <= set(tags)
-    assert [event.step for event in events.Tensors("critic/loss")] == [2, 4, 6, 8]
+    assert [event.step for event in shown(tmp_path)["critic/loss"]] == [2, 4, 6, 8]
+    assert "throughput/images_per_second" in shown(tmp_path)
+    pictures = shown(tmp_path / "events" / "samples")["samples/a2b"]
+    assert [event.step for event in pictures] == [0, 4, 8]
+    width, height, png = pictures[-1].tensor_proto.string_val
+    sheet = Image.open(io.BytesIO(png))
+    assert sheet.size == (int(width), int(height))
+    assert np.array_equal(sheet, Image.open(tmp_path / "samples" / "a2b_000000008.png"))
 
 
 def test_stopped_and_started_again_equals_never_stopped(data, tmp_path, monkeypatch):
@@ -387,10 +399,25 @@ def test_a_profile_is_written_for_tensorboard(data, tmp_path):
     assert b"critic" in b"".join(open(name, "rb").read() for name in found if name.endswith(".xplane.pb"))
 
 
-def test_histograms_on_request(data, tmp_path):
-    start(data, tmp_path, histogram_every=4)
-    tags = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
-    assert "networks/critic/in/kernel" in tags
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_histograms_of_weights_and_gradients_on_request(data, tmp_path, replicas):
+    start(data, tmp_path / "with", histogram_every=4, replicas=replicas)
+    found = shown(tmp_path / "with" / "events" / "histograms")
+    for name in (
+        "networks/critic/in/kernel",
+        "gradients/critic/critic/in/kernel",
+        "gradients/generator/generator/out/bias",
+    ):
+        assert [event.step for event in found[name]] == [4, 8], name
+        bins = tensor_util.make_ndarray(found[name][0].tensor_proto)
+        assert bins[:, 2].sum() > 0, name
+    kernel = final_state(tmp_path / "with")["networks/critic/in/kernel"]
+    bins = tensor_util.make_ndarray(found["networks/critic/in/kernel"][1].tensor_proto)
+    assert bins[:, 2].sum() == kernel.size
+    assert (bins[0, 0], bins[-1, 1]) == (kernel.min(), kernel.max())
+    start(data, tmp_path / "without", replicas=replicas)  # to look changes nothing
+    expected, actual = final_state(tmp_path / "without"), final_state(tmp_path / "with")
+    assert all(np.array_equal(expected[name], actual[name]) for name in expected)
 
 
 def test_signals_are_put_back():

@@ -54,6 +54,17 @@ def flush(path: str) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: str) -> None:
+    """Makes a folder and those above it, and waits until their names are on the disk."""
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        return
+    make_folder(os.path.dirname(path))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    flush(os.path.dirname(path))
+
+
 def write_atomically(path: str, data: bytes) -> None:
     """Writes a file so that, whenever it is looked at, it is whole or not there."""
     partial = path + ".partial"
@@ -64,7 +75,7 @@ def write_atomically(path: str, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
         raise
-    flush(os.path.dirname(path))
+    flush(os.path.dirname(os.path.abspath(path)))
 
 
 def write_flushed(path: str, data: bytes) -> None:

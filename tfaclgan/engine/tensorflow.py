@@ -352,8 +352,13 @@ class Engine:
     def _reduce(self, values: Any) -> tf.Tensor:
         return values if self.replicas == 1 else self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
 
+    @property
+    def _compiles_whole(self) -> bool:
+        """Whether a whole data iteration is one XLA program."""
+        return self.replicas == 1 and self.xla and not self._is_tpu
+
     def _compiled_iteration(self) -> Callable[..., tf.Tensor]:
-        if self.replicas == 1 and self.xla and not self._is_tpu:
+        if self._compiles_whole:
             compiled = {
                 offset: tf.function(
                     lambda batch, step, offset=offset: self._replica_iteration(batch, step, offset), jit_compile=True
@@ -427,6 +432,45 @@ class Engine:
             self._apply(phase, row, gradients, memory)
         self.step.assign_add(1)
         self._update_averages()
+
+    def gradients(self, batch: Any) -> dict[str, np.ndarray]:
+        """The gradients of all phases on a batch of the training iterator, at the weights as they are.
+
+        Nothing changes: no update is made and no power iteration run. With several hosts all must call it together.
+
+        Returns:
+            {"phase/network/path": gradient, summed over replicas}, without weights that the loss does not depend on.
+        """
+        return {name: value.numpy() for name, value in self._gradients(batch).items()}
+
+    @functools.cached_property
+    def _gradients(self) -> Any:
+        @tf.autograph.experimental.do_not_convert
+        def of_replica(batch: dict[str, tf.Tensor], step: tf.Tensor) -> dict[str, tf.Tensor]:
+            context = tf.distribute.get_replica_context()
+            batch, replica = self._ready(batch), tf.cast(context.replica_id_in_sync_group, tf.int32)
+            found: dict[str, tf.Tensor] = {}
+            carried: dict[str, tf.Tensor] = {}
+            for phase in self.phases:
+                _, gradients, _, made = self._gradient_functions[phase.name](
+                    batch, step, replica, self._remembered(), carried
+                )
+                carried = {**carried, **made}
+                names = [f"{phase.name}/{network}/{path}" for network, path, _ in self._trained(phase)]
+                found.update({n: g for n, g in zip(names, gradients, strict=True) if g is not None})
+            if self.replicas == 1:
+                return found
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, list(found.values()))
+            return dict(zip(found, summed, strict=True))
+
+        compiled = tf.function(of_replica, jit_compile=True) if self._compiles_whole else of_replica
+
+        @tf.function
+        def of_all(batch: Any) -> dict[str, tf.Tensor]:
+            values = self.strategy.run(compiled, args=(batch, self.step.read_value()))
+            return {name: self.strategy.experimental_local_results(value)[0] for name, value in values.items()}
+
+        return of_all
 
     def _remembered(self) -> dict[str, tf.Tensor]:
         return {name: memory.local.read_value() for name, memory in self._memory.items()}
@@ -575,8 +619,16 @@ class Engine:
         return named
 
     def state(self) -> dict[str, np.ndarray]:
-        """The values of `variables()`."""
-        return {name: np.asarray(variable.numpy()) for name, variable in self.variables().items()}
+        """The values of `variables()`; training on does not change them."""
+        return {name: np.array(variable.numpy()) for name, variable in self.variables().items()}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """{"network/path": value} of everything in the networks."""
+        return {
+            f"{network}/{path}": np.array(variable.numpy())
+            for network, model in self.networks.items()
+            for path, variable in _named_variables(model).items()
+        }
 
     def load_state(self, state: dict[str, np.ndarray], source: str) -> None:
         """Sets every variable from `state`; UserError naming `source` if names or shapes differ."""

@@ -4,8 +4,10 @@
     checkpoints/step_000001000/manifest.json       format version, step, size and SHA-256 of the above
 
 A checkpoint is written into a temporary folder, synced, and renamed; the manifest is written last,
-so a folder without a manifest, or whose file does not match it, was never finished or was damaged.
-Such a checkpoint is reported and the next older one is used. The format knows no framework.
+so a folder without a manifest, or whose file does not match it, was damaged. Such a checkpoint is
+reported and the next older one is used. The format knows no framework.
+
+Version 2 holds what the loop has summed since the last log line as well, as arrays named `loop/...`.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import os
 import re
 import shutil
 import sys
+import threading
+from collections.abc import Callable
 
 import numpy as np
 
 from tfaclgan.data import files
 from tfaclgan.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
 _NAME = re.compile(r"^step_(\d{9})$")
 
@@ -47,7 +51,7 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
     import safetensors.numpy
 
     final = os.path.join(folder, f"step_{step:09d}")
-    os.makedirs(folder, exist_ok=True)
+    files.make_folder(folder)
     with files.whole_folder(final, replace=True) as temporary:
         data = safetensors.numpy.save({name: np.asarray(value, order="C") for name, value in state.items()})
         files.write_flushed(os.path.join(temporary, _STATE), data)
@@ -117,6 +121,7 @@ def load(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 def load_newest(folder: str) -> tuple[Checkpoint, dict[str, np.ndarray]] | None:
     """The newest checkpoint that is whole, with a warning for each damaged one; None if there is none."""
     found = find(folder)
+    count = len(_steps(folder))  # those without a readable manifest too
     for checkpoint in found:
         try:
             return checkpoint, load(checkpoint)
@@ -124,19 +129,75 @@ def load_newest(folder: str) -> tuple[Checkpoint, dict[str, np.ndarray]] | None:
             print(
                 f"tfaclgan: warning: {checkpoint.path}: damaged ({error}); trying the next older one", file=sys.stderr
             )
-    if found:
+    if count:
         raise UserError(
-            f"{folder}: all {len(found)} checkpoints are damaged; restore the folder from a copy, "
-            "or use another --run_dir"
+            f"{folder}: all {count} checkpoints are damaged; restore the folder from a copy, or use another --run_dir"
         )
     return None
 
 
+class Saver:
+    """Saves a run's checkpoints, at wish while training goes on.
+
+    In the background at most one is being written; the arrays must not change any more.
+
+    Args:
+        folder: of the checkpoints.
+        keep: newest checkpoints that stay.
+        keep_every: those of steps that are multiples of it stay as well; 0: none do.
+        background: write in a thread of its own.
+        before: called before each checkpoint is written, in the same thread: what must be on the disk by then.
+    """
+
+    def __init__(
+        self, folder: str, *, keep: int, keep_every: int, background: bool, before: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder, self._keep, self._keep_every = folder, keep, keep_every
+        self._background, self._before = background, before
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: dict[str, np.ndarray], step: int) -> None:
+        """Saves `state`, or begins to once the last save is done; raises what went wrong with either."""
+        self.wait()
+        if not self._background:
+            self._write(state, step)
+            return
+        self._thread = threading.Thread(target=self._try, args=(state, step), name="checkpoint")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises what went wrong with a save, if anything has by now."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when all is saved; raises what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _try(self, state: dict[str, np.ndarray], step: int) -> None:
+        try:
+            self._write(state, step)
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, state: dict[str, np.ndarray], step: int) -> None:
+        self._before()
+        save(self._folder, state, step)
+        prune(self._folder, self._keep, self._keep_every)
+
+
 def remove(checkpoint: Checkpoint) -> None:
-    """Removes a checkpoint; its manifest first, so that half a removal is no checkpoint."""
+    """Removes a checkpoint; its name first, so that half a removal is no checkpoint."""
+    removed = f"{checkpoint.path}.removing-{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(checkpoint.path, _MANIFEST))
-    shutil.rmtree(checkpoint.path, ignore_errors=True)
+        os.replace(checkpoint.path, removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def prune(folder: str, keep: int, every: int = 0) -> None:
@@ -147,9 +208,32 @@ def prune(folder: str, keep: int, every: int = 0) -> None:
     for checkpoint in find(folder)[keep:]:
         if not every or checkpoint.step % every:
             remove(checkpoint)
-    for name in os.listdir(folder):
-        if ".writing-" in name:
+    sweep(folder)
+
+
+def sweep(folder: str) -> None:
+    """Removes what interrupted saves and removals left behind."""
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        if ".writing-" in name or ".removing-" in name:
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+def set_aside(folder: str, step: int) -> None:
+    """Renames the checkpoints of later steps than `step`, which are damaged, to `step_N.damaged`.
+
+    Left where they are they would count among the newest that are kept, and a sound one would go in their place.
+    """
+    for later in _steps(folder):
+        if later > step:
+            path = os.path.join(folder, f"step_{later:09d}")
+            shutil.rmtree(f"{path}.damaged", ignore_errors=True)
+            os.replace(path, f"{path}.damaged")
+            print(f"tfaclgan: warning: {path}: renamed to step_{later:09d}.damaged", file=sys.stderr)
+
+
+def _steps(folder: str) -> list[int]:
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return [int(match[1]) for match in map(_NAME.match, names) if match]
 
 
 def _manifest(path: str) -> dict:

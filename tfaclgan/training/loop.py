@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from tfaclgan.data import pipeline, reading
+from tfaclgan.data import files, pipeline, reading
 from tfaclgan.data.files import printable
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.strategy import Hardware
 from tfaclgan.engine.tensorflow import MOST_SKIPPED, Engine, Report, build_networks
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
-from tfaclgan.training import bundle, checkpoint, rundir, samples
-from tfaclgan.training.monitor import Monitor, SilentMonitor
+from tfaclgan.training import bundle, checkpoint, projector, rundir, samples
+from tfaclgan.training.monitor import Monitor, SilentMonitor, logged_lines
 from tfaclgan.training.preemption import StopRequest, cloud_notices
 from tfaclgan.training.watch import Watch
 
@@ -51,14 +51,20 @@ class Settings:
     sample_every: int = 1000
     sample_count: int = 8
     histogram_every: int = 0
+    embedding_every: int = 0
+    keep_samples: int = 0  # newest sample sheets and histograms that stay; 0: all
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     keep_every: int = 0
+    async_save: bool = False
     cloud_notices: bool = False  # ask Google Cloud's metadata server
     eval_every: int = 0
     profile: tuple[int, int] | None = None
     flag_text: str = ""
 
+
+# What a checkpoint holds of the loop: values and steps of each call since the last log line, and iterations skipped.
+_SUMS, _SKIPPED = "loop/sums/", "loop/skipped_iterations"
 
 # Judges a translator on the run's data: {"metrics": {"kid": ...}, ...}; see metrics.evaluate.
 Judge = Callable[["Translator"], dict[str, Any]]
@@ -82,6 +88,7 @@ def train(
     held = rundir.lock(run.path)  # released when this process ends or leaves this function
     try:
         changes = rundir.open_run(run)
+        rundir.sweep(run.path)
         for line in changes:
             print(f"tfaclgan: differs from the last start: {line}", file=sys.stderr)
         with _other_hosts_named(hardware):
@@ -125,15 +132,16 @@ class _Session:
             "log": settings.log_every,
             "sample": settings.sample_every,
             "histogram": settings.histogram_every,
+            "embedding": settings.embedding_every,
             "checkpoint": settings.checkpoint_every,
             "keep": settings.keep_every,
             "eval": settings.eval_every,
         }
         self._intervals = {name: _round_up(value, period) for name, value in self._intervals.items()}
-        self._step = self._restore()
-        self._bad_records = reading.BadRecords() if settings.on_bad_record == "skip" else None
         self._sums: dict[str, list[tuple[float, int]]] = {}
         self._skipped = 0  # data iterations since the last log line
+        self._step = self._saved_step = self._restore()
+        self._bad_records = reading.BadRecords() if settings.on_bad_record == "skip" else None
         self._translator: Translator | None = None
         self._profiling = False
 
@@ -143,7 +151,8 @@ class _Session:
         run, settings, hardware = self._run, self._settings, self._hardware
         if hardware.kind == "cpu":
             print("tfaclgan: warning: training on the CPU only; no GPU or TPU is used", file=sys.stderr)
-        if self._step >= self._total:
+        owes_evaluation = self._owes_evaluation()
+        if self._step >= self._total and not owes_evaluation:
             print(f"tfaclgan: {run.path}: already trained to step {self._step} of {self._total}", file=sys.stderr)
             return EXIT_OK
         self._monitor: Monitor | SilentMonitor = SilentMonitor()
@@ -156,7 +165,15 @@ class _Session:
                 total_steps=self._total,
                 batch_size=settings.recipe.batch_size,
                 replicas=hardware.replicas,
+                keep=settings.keep_samples,
             )
+        self._saver = checkpoint.Saver(
+            run.folder("checkpoints"),
+            keep=settings.keep_checkpoints,
+            keep_every=self._intervals["keep"],
+            background=settings.async_save,
+            before=self._monitor.sync,  # what was logged up to a checkpoint is not logged again
+        )
         self._monitor.say(
             f"{run.method.title} on {hardware.description}: steps {self._step} to {self._total}, "
             f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.path}"
@@ -169,18 +186,22 @@ class _Session:
         try:
             notices = cloud_notices if settings.cloud_notices else contextlib.nullcontext
             with StopRequest() as stop, notices(stop):
+                if owes_evaluation:
+                    self._evaluate()
                 return self._loop(stop)
         finally:
             self._stop_profile()
+            with contextlib.suppress(Exception):  # only if the block failed itself: else all is saved by now
+                self._saver.wait()
             self._monitor.close()
 
     def _loop(self, stop: StopRequest) -> int:
         iterator = self._iterator()
-        self._saved_step = self._step
         if self._step == 0:
             self._sample()
         first = True
         while self._step < self._total:
+            self._saver.check()
             self._start_profile()
             steps = self._steps_until_next_event()
             started = time.perf_counter()
@@ -199,8 +220,10 @@ class _Session:
             reason = self._reason_to_stop(stop)  # a signal may have come while samples were drawn
             if reason and self._step < self._total:
                 self._save()
+                self._saver.wait()
                 self._monitor.say(f"{reason}: saved at step {self._step}; start the same command again to go on")
                 return EXIT_PREEMPTED
+        self._saver.wait()
         self._monitor.say(f"trained to step {self._step}")
         return EXIT_OK
 
@@ -225,9 +248,11 @@ class _Session:
         if self._due("log") or last:
             self._log()
         if self._due("histogram"):
-            self._monitor.histograms(self._step, self._engine.variables())
+            self._histograms()
         if self._due("sample") or (last and self._intervals["sample"]):
             self._sample()
+        if self._due("embedding") or (last and self._intervals["embedding"]):
+            self._embed()
         if self._due("checkpoint") or self._due("keep") or last:
             self._save()
         if not reason and (self._due("eval") or (last and self._intervals["eval"])):
@@ -301,9 +326,12 @@ class _Session:
         self._saved_step = self._step
         state = self._engine.state()  # all hosts: what is kept a replica is gathered
         if self._hardware.is_chief:
-            folder = self._run.folder("checkpoints")
-            checkpoint.save(folder, state, self._step)
-            checkpoint.prune(folder, self._settings.keep_checkpoints, self._intervals["keep"])
+            self._saver.save({**state, **self._unlogged()}, self._step)
+
+    def _unlogged(self) -> dict[str, np.ndarray]:
+        """What the next log line needs of the calls up to now; nothing where one was just written."""
+        kept = {_SUMS + name: np.array(values, np.float64) for name, values in self._sums.items()}
+        return {**kept, _SKIPPED: np.int64(self._skipped)} if self._skipped else kept
 
     def _restore(self) -> int:
         loaded = checkpoint.load_newest(self._run.folder("checkpoints"))
@@ -312,6 +340,12 @@ class _Session:
             return 0
         found, state = loaded
         load_state(self._engine, state, found.path)
+        for name, values in state.items():
+            if name.startswith(_SUMS):
+                self._sums[name.removeprefix(_SUMS)] = [(float(value), int(steps)) for value, steps in values]
+        self._skipped = int(state.get(_SKIPPED, 0))
+        if self._hardware.is_chief:
+            checkpoint.set_aside(self._run.folder("checkpoints"), found.step)
         return found.step
 
     def _check_hosts_agree(self, step: int) -> None:
@@ -336,7 +370,7 @@ class _Session:
     def _sample(self) -> None:
         if not self._intervals["sample"] or not self._hardware.is_chief:
             return
-        translator = self._translate()
+        translator, sheets = self._translate(), {}
         for direction in translator.directions:
             split = f"test{direction[0].upper()}"
             if split not in self._manifest.splits or not self._manifest.splits[split].count:
@@ -345,11 +379,42 @@ class _Session:
                 self._manifest, split, self._settings.sample_count, self._settings.data_options, self._bad_records
             )
             sample = samples.draw(translator, images, direction)
-            path = os.path.join(self._run.folder("samples"), f"{direction}_{self._step:09d}.png")
-            samples.write_png(path, sample.sheet)
-            self._monitor.image(self._step, f"samples/{direction}", sample.sheet)
+            folder = self._run.folder("samples")
+            samples.write_png(os.path.join(folder, f"{direction}_{self._step:09d}.png"), sample.sheet)
+            samples.keep_newest(folder, direction, self._settings.keep_samples)
+            sheets[f"samples/{direction}"] = sample.sheet
             if self._step:  # initial weights may give anything
                 self._watch.sampled(self._step, direction, images, sample.outputs, sample.mask)
+        self._monitor.images(self._step, sheets)
+
+    def _histograms(self) -> None:
+        """Weights as they are, and their gradients on the next batch; all hosts take part."""
+        gradients = self._engine.gradients(next(self._iterator()))
+        if self._hardware.is_chief:
+            weights = self._engine.weights()
+            self._monitor.histograms(
+                self._step,
+                {
+                    **{f"networks/{name}": value for name, value in weights.items()},
+                    **{f"gradients/{name}": value for name, value in gradients.items()},
+                },
+            )
+
+    def _embed(self) -> None:
+        if self._hardware.is_chief:
+            projector.write(self._translate(), self._manifest, self._settings.data_options, self._step)
+
+    def _owes_evaluation(self) -> bool:
+        """Whether the step that the run goes on from is to be evaluated yet: a signal or a kill came between."""
+        if not self._step or self._judge is None or not self._intervals["eval"]:
+            return False
+        owed = 0
+        if self._hardware.is_chief and (self._due("eval") or self._step >= self._total):
+            lines = logged_lines(self._run.path)
+            owed = not any(
+                line["step"] == self._step and any(name.startswith("evaluation/") for name in line) for line in lines
+            )
+        return bool(self._hardware.sum_over_replicas(int(owed)))
 
     def _evaluate(self) -> None:
         if self._judge is None:
@@ -363,12 +428,16 @@ class _Session:
         started = time.perf_counter()
         result = self._judge(self._translate())
         result["step"] = self._step
-        evaluate.write_result(result, os.path.join(self._run.folder("evaluations"), f"step_{self._step:09d}"))
+        folder = os.path.join(self._run.folder("evaluations"), f"step_{self._step:09d}")
+        files.make_folder(folder)
+        files.flush(evaluate.write_result(result, folder))
+        files.flush(folder)
         metrics = {name: value for name, value in result["metrics"].items() if value is not None}
+        self._keep_best(metrics.get("kid"), state)
+        # The line in the log comes last: an evaluation without one is made again.
         self._monitor.write(self._step, {f"evaluation/{name}": value for name, value in metrics.items()})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._monitor.say(f"evaluation at step {self._step} ({time.perf_counter() - started:.0f} s): {shown}")
-        self._keep_best(metrics.get("kid"), state)
 
     def _keep_best(self, metric: float | None, state: dict[str, np.ndarray] | None) -> None:
         if metric is None:
@@ -385,6 +454,8 @@ class _Session:
         self._monitor.write(self._step, report.scalars)
         if not self._hardware.is_chief:
             return EXIT_NON_FINITE
+        with contextlib.suppress(OSError):  # told by the next start; what went wrong in training comes first
+            self._saver.wait()
         found = checkpoint.find(self._run.folder("checkpoints"))
         good = found[0] if found else None
         kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
@@ -461,7 +532,7 @@ def load_state(engine: Engine, state: dict[str, np.ndarray], source: str) -> Non
         state = {**state, **{name: state[name.replace("averages/", "networks/", 1)] for name in names}}
     if not engine.averages:
         state = {name: value for name, value in state.items() if not name.startswith("averages/")}
-    engine.load_state(state, source)
+    engine.load_state({name: value for name, value in state.items() if not name.startswith("loop/")}, source)
 
 
 def without_names(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -12,9 +12,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from tfaclgan.data import files
 from tfaclgan.data.files import parse_json
+from tfaclgan.training import events
 
 _JSONL = "metrics.jsonl"
+_SAMPLES, _HISTOGRAMS = "events/samples", "events/histograms"  # folders in the run directory: see `events`
 
 
 class Monitor:
@@ -22,25 +25,34 @@ class Monitor:
 
     Args:
         run_dir: the run directory.
-        step: data iteration the run (re)starts from; lines of metrics.jsonl after it are dropped,
-            because those iterations will be run and logged again.
+        step: data iteration the run (re)starts from; lines of metrics.jsonl and events after it are
+            dropped, because those iterations will be run and logged again.
         total_steps: where it ends, for the ETA.
         batch_size: images of each domain a data iteration, over all replicas.
         replicas: devices that share them.
+        keep: newest pictures and histograms whose events stay; 0: all.
         stream: for the console line.
     """
 
     def __init__(
-        self, run_dir: str, *, step: int, total_steps: int, batch_size: int, replicas: int, stream: TextIO | None = None
+        self,
+        run_dir: str,
+        *,
+        step: int,
+        total_steps: int,
+        batch_size: int,
+        replicas: int,
+        keep: int = 0,
+        stream: TextIO | None = None,
     ) -> None:
-        import tensorflow as tf
-
-        self._path = os.path.join(run_dir, _JSONL)
+        self._run_dir, self._path, self._keep = run_dir, os.path.join(run_dir, _JSONL), keep
         self._total, self._batch, self._replicas = total_steps, batch_size, replicas
         self._stream = stream or sys.stderr
         self._on_terminal = self._stream.isatty()
         self._drop_lines_after(step)
-        self._writer = tf.summary.create_file_writer(run_dir)
+        for folder in (run_dir, *(os.path.join(run_dir, name) for name in (_SAMPLES, _HISTOGRAMS))):
+            events.drop_after(folder, step)
+        self._events = events.next_file(run_dir, step)
         self._window: list[tuple[int, float, float]] = []  # steps, seconds, seconds waited for input
 
     def add_time(self, steps: int, seconds: float, waited: float) -> None:
@@ -67,40 +79,36 @@ class Monitor:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What metrics.jsonl holds, from before the run went on here."""
-        if os.path.exists(self._path):
-            with open(self._path, encoding="utf-8") as file:
-                yield from map(parse_json, file)
+        return logged_lines(self._run_dir)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line of metrics.jsonl and TensorBoard scalars, without a console line."""
-        import tensorflow as tf
-
         # Only finite numbers are JSON; a non-finite one is written as null.
         values = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
-        with self._writer.as_default(step=step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-        self._writer.flush()
+        self._events.add(step, events.scalars(scalars))
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture uint8 [h, w, 3] in TensorBoard."""
-        import tensorflow as tf
+    def images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Pictures uint8 [h, w, 3] of a step in TensorBoard."""
+        self._bounded(_SAMPLES, step, events.images(pictures))
 
-        with self._writer.as_default(step=step):
-            tf.summary.image(name, picture[None])
-        self._writer.flush()
+    def histograms(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Histograms of weights and gradients of a step in TensorBoard."""
+        self._bounded(_HISTOGRAMS, step, events.histograms(arrays))
 
-    def histograms(self, step: int, variables: dict[str, Any]) -> None:
-        """Weight histograms in TensorBoard."""
-        import tensorflow as tf
+    def _bounded(self, name: str, step: int, summary: Any) -> None:
+        folder = os.path.join(self._run_dir, name)
+        events.write_step(folder, step, summary)
+        events.keep_newest(folder, self._keep)
 
-        with self._writer.as_default(step=step):
-            for name, variable in variables.items():
-                tf.summary.histogram(name, variable.numpy())
-        self._writer.flush()
+    def sync(self) -> None:
+        """Waits until all that was written is on the disk; safe to call from another thread."""
+        if os.path.exists(self._path):
+            files.flush(self._path)
+        files.flush(self._run_dir)
+        self._events.sync()
 
     def say(self, text: str) -> None:
         """A line of its own on the console."""
@@ -109,7 +117,7 @@ class Monitor:
     def close(self) -> None:
         if self._on_terminal:
             print(file=self._stream)
-        self._writer.close()
+        self._events.close()
 
     def _print(self, step: int, scalars: dict[str, float], speed: dict[str, float]) -> None:
         losses = "  ".join(
@@ -134,19 +142,29 @@ class Monitor:
             print(line, file=self._stream, flush=True)
 
     def _drop_lines_after(self, step: int) -> None:
-        from tfaclgan.training.rundir import write_text
-
         if not os.path.exists(self._path):
             return
-        kept = []
-        with open(self._path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    if parse_json(line)["step"] <= step:
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError):
-                    continue  # the line a kill cut short
-        write_text(self._path, "".join(kept))
+        kept = [line for line, content in _lines(self._path) if content["step"] <= step]
+        files.write_atomically(self._path, "".join(kept).encode())
+
+
+def logged_lines(run_dir: str) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, without one that a kill cut short."""
+    path = os.path.join(run_dir, _JSONL)
+    if os.path.exists(path):
+        for _, content in _lines(path):
+            yield content
+
+
+def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                content = parse_json(line)
+                content["step"] <= 0  # noqa: B015 (a number, or this line is none of ours)
+            except (ValueError, KeyError, TypeError):
+                continue
+            yield line, content
 
 
 class SilentMonitor:
@@ -160,8 +178,9 @@ class SilentMonitor:
         return iter(())
 
     def write(self, step: int, scalars: dict[str, float]) -> None: ...
-    def image(self, step: int, name: str, picture: np.ndarray) -> None: ...
-    def histograms(self, step: int, variables: dict[str, Any]) -> None: ...
+    def images(self, step: int, pictures: dict[str, np.ndarray]) -> None: ...
+    def histograms(self, step: int, arrays: dict[str, np.ndarray]) -> None: ...
+    def sync(self) -> None: ...
     def say(self, text: str) -> None: ...
     def close(self) -> None: ...
 

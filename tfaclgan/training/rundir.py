@@ -3,7 +3,7 @@
 run.json           method, config, image shape, data folder: what the networks are
 run.flags          a flagfile: `python -m tfaclgan.main --flagfile=RUN/run.flags` goes on with the run
 environment.json   versions, commit, devices and data fingerprint of every start
-checkpoints/ best/ metrics.jsonl samples/ evaluations/ events.out.tfevents.*
+checkpoints/ best/ metrics.jsonl samples/ evaluations/ events/ events.out.tfevents.* projector/
 .lock              held by the process that trains here
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import time
 from importlib import metadata
 from typing import Any
 
+from tfaclgan.data import files
 from tfaclgan.data.files import parse_json
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
@@ -97,9 +99,9 @@ def open_run(run: Run) -> list[str]:
     if os.path.exists(path):
         before = read_run(run.path)
         changes = _compare(before, run)
-    elif os.path.isdir(run.path) and any(not name.startswith(".") for name in os.listdir(run.path)):
+    elif os.path.isdir(run.path) and any(not _is_ours(name) for name in os.listdir(run.path)):
         raise UserError(f"--run_dir={run.path}: the folder is not empty and holds no run; name an empty or new folder")
-    os.makedirs(run.path, exist_ok=True)
+    files.make_folder(run.path)
     content = {
         "method": run.method.name,
         "config": dataclasses.asdict(run.config),
@@ -108,6 +110,11 @@ def open_run(run: Run) -> list[str]:
     }
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return changes
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file may stand in a new run's folder: hidden ones, and run.json as a kill left it half written."""
+    return name.startswith(".") or name == f"{_RUN}.partial"
 
 
 def _compare(before: Run, now: Run) -> list[str]:
@@ -176,7 +183,7 @@ def load_networks(run_dir: str, checkpoint: str = "latest") -> tuple[Run, dict[s
 
 def lock(run_dir: str) -> Any:
     """Holds the run directory for this process; the lock dies with it. Keep the returned object."""
-    os.makedirs(run_dir, exist_ok=True)
+    files.make_folder(run_dir)
     file = open(os.path.join(run_dir, ".lock"), "a+")  # noqa: SIM115 (held for the life of the process)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,6 +193,17 @@ def lock(run_dir: str) -> Any:
             f"--run_dir={run_dir}: another process is training here; wait for it, stop it, or use another --run_dir"
         ) from error
     return file
+
+
+def sweep(run_dir: str) -> None:
+    """Removes the half-written files that a killed process left; only for who holds the directory's lock."""
+    from tfaclgan.training import checkpoint as checkpoints
+
+    for name in ("checkpoints", "best", "broken", "projector"):
+        checkpoints.sweep(os.path.join(run_dir, name))
+    for pattern in ("*.partial", "samples/*.partial", "events/*/*.partial", "evaluations/step_*/*.tmp"):
+        for path in glob.glob(os.path.join(glob.escape(run_dir), pattern)):
+            os.remove(path)
 
 
 def record_start(run: Run, devices: str, data_fingerprint: str, step: int) -> None:
@@ -228,17 +246,7 @@ def data_fingerprint(data_dir: str) -> str:
 
 def write_text(path: str, text: str) -> None:
     """Writes a small file so that it is either the old one or the new one, never half of either."""
-    temporary = f"{path}.writing-{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
+    files.write_atomically(path, text.encode())
 
 
 def _versions() -> dict[str, str]:

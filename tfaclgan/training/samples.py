@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tfaclgan.data import files
 
 _GAP = 2  # pixels between pictures
 
@@ -18,11 +21,12 @@ def grid(rows: list[list[np.ndarray]]) -> np.ndarray:
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             top, left = _GAP + r * (height + _GAP), _GAP + c * (width + _GAP)
-            sheet[top : top + height, left : left + width] = _rgb(picture)
+            sheet[top : top + height, left : left + width] = rgb(picture)
     return sheet
 
 
-def _rgb(picture: np.ndarray) -> np.ndarray:
+def rgb(picture: np.ndarray) -> np.ndarray:
+    """A picture uint8 [h, w, c] as [h, w, 3]: grey three times, the first three of more channels."""
     channels = picture.shape[-1]
     if channels == 3:
         return picture
@@ -31,14 +35,26 @@ def _rgb(picture: np.ndarray) -> np.ndarray:
     return np.repeat(picture[..., :1], 3, axis=-1) if channels == 2 else picture[..., :3]
 
 
-def write_png(path: str, sheet: np.ndarray) -> None:
-    """Writes a sheet atomically."""
+def png(sheet: np.ndarray) -> bytes:
+    """A sheet uint8 [H, W, 3] as a PNG file."""
     from PIL import Image
 
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.writing-{os.getpid()}"
-    Image.fromarray(sheet).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_png(path: str, sheet: np.ndarray) -> None:
+    """Writes a sheet, whole or not at all."""
+    files.make_folder(os.path.dirname(path))
+    files.write_atomically(path, png(sheet))
+
+
+def keep_newest(folder: str, direction: str, count: int) -> None:
+    """Removes all but the newest `count` sheets of a direction; 0: none."""
+    names = sorted(n for n in os.listdir(folder) if n.startswith(f"{direction}_") and n.endswith(".png"))
+    for name in names[:-count] if count else ():
+        os.remove(os.path.join(folder, name))
 
 
 class Sample(NamedTuple):
