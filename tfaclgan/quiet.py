@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 from tfaclgan.errors import UserError
 
@@ -36,7 +37,7 @@ def held_stderr() -> Iterator[None]:
     A `UserError` says all there is to say, so then nothing is shown either.
     """
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with _scratch() as held:
         real = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
@@ -52,3 +53,10 @@ def held_stderr() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(real, 2)
             os.close(real)
+
+
+def _scratch() -> IO[bytes]:
+    """A file without a name: in memory where the system can, for TMPDIR may be full."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()

@@ -229,3 +229,21 @@ def test_moving_average_copies_until_its_start(replicas):
     expected = 0.75 * (0.75 * weights[3] + 0.25 * weights[4]) + 0.25 * weights[5]
     average = subject.state()["averages/generator/in/kernel"]
     np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("replicas", "xla"), [(1, "off"), (1, "on"), (2, "off")])
+def test_gradients_to_look_at_are_those_of_the_next_update(replicas, xla):
+    """Adam's first moment after one update is (1 - beta_1) times the gradient; a rate of 0 leaves the weights alone."""
+    recipe = dataclasses.replace(TOY.recipe, learning_rate=0.0, weight_decay=0.0)
+    subject = engine(replicas=replicas, xla=xla, config=Config(generator_every=1), recipe=recipe)
+    before = subject.state()
+    found = subject.gradients(next(batches(subject.strategy)))
+    after = subject.state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    subject.train(batches(subject.strategy), 1)
+    moments = {k: v for k, v in subject.state().items() if "/m/" in k}
+    assert len(found) == len(moments)
+    for name, gradient in found.items():
+        phase, path = name.split("/", 1)
+        moment = moments[f"optimizers/{phase}/m/{path}"]
+        np.testing.assert_allclose(gradient * (1 - TOY.recipe.beta_1), moment, rtol=1e-4, atol=1e-7, err_msg=name)

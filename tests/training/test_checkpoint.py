@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -149,3 +150,80 @@ def test_prune_keeps_the_newest_and_sweeps_interrupted_saves(tmp_path):
 
 def test_empty_folder_means_a_fresh_start(tmp_path):
     assert checkpoint.load_newest(str(tmp_path / "none")) is None
+
+
+def test_folders_without_a_readable_manifest_are_no_fresh_start(tmp_path):
+    checkpoint.save(str(tmp_path), state(1), 1)
+    (tmp_path / "step_000000001" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="all 1 checkpoints are damaged"):
+        checkpoint.load_newest(str(tmp_path))
+
+
+def test_damaged_newer_ones_are_set_aside_and_no_sound_one_goes_for_them(tmp_path, capsys):
+    for step in (1, 2, 3):
+        checkpoint.save(str(tmp_path), state(step), step)
+    damage(tmp_path / "step_000000003")
+    (tmp_path / "step_000000002" / "manifest.json").unlink()
+    for _ in range(2):  # the second time there is nothing to do
+        found, _ = checkpoint.load_newest(str(tmp_path))
+        checkpoint.set_aside(str(tmp_path), found.step)
+    assert sorted(os.listdir(tmp_path)) == ["step_000000001", "step_000000002.damaged", "step_000000003.damaged"]
+    assert capsys.readouterr().err.count("renamed to") == 2
+    checkpoint.save(str(tmp_path), state(2), 2)
+    checkpoint.prune(str(tmp_path), 1)
+    assert checkpoint.load_newest(str(tmp_path))[0].step == 2
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """An event: writes wait for it."""
+    may_write, write = threading.Event(), checkpoint.files.write_flushed
+
+    def slow(path, content):
+        assert may_write.wait(60)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint.files, "write_flushed", slow)
+    return may_write
+
+
+def saver(folder, **options):
+    return checkpoint.Saver(str(folder), **{"keep": 2, "keep_every": 0, "background": True, **options})
+
+
+def test_a_save_in_the_background_goes_on_beside_and_is_the_same(tmp_path, slow_disk):
+    order = []
+    background = saver(tmp_path / "background", before=lambda: order.append(threading.current_thread().name))
+    background.save(state(1), 1)
+    background.check()  # returns at once
+    assert checkpoint.find(str(tmp_path / "background")) == []
+    slow_disk.set()
+    for step in (2, 3):
+        background.save(state(step), step)  # waits for the one before
+        assert checkpoint.find(str(tmp_path / "background"))[0].step >= step - 1
+    background.wait()
+    assert order == ["checkpoint"] * 3
+    foreground = saver(tmp_path / "foreground", background=False)
+    for step in (1, 2, 3):
+        foreground.save(state(step), step)
+    for name in ("step_000000002", "step_000000003"):
+        for file in ("state.safetensors", "manifest.json"):
+            written = [(tmp_path / kind / name / file).read_bytes() for kind in ("background", "foreground")]
+            assert written[0] == written[1]
+    assert [len(os.listdir(tmp_path / kind)) for kind in ("background", "foreground")] == [2, 2]
+
+
+@pytest.mark.parametrize("notice", ["save", "check", "wait"])
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_call(tmp_path, monkeypatch, notice):
+    def full(path, content):
+        raise OSError(28, "No space left on device", path)
+
+    background = saver(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.files, "write_flushed", full)
+        background.save(state(1), 1)
+        background._thread.join()
+    with pytest.raises(OSError, match="No space left"):
+        background.save(state(2), 2) if notice == "save" else getattr(background, notice)()
+    background.wait()  # said once
+    assert os.listdir(tmp_path) == []

@@ -42,7 +42,7 @@ OPTIONS = {
     "munit": MUNIT,
     "council_gan": MUNIT,
     "cyclegan": ("width=4", "residual_blocks=1", "discriminator_width=4", "discriminator_layers=2", "pool_size=3"),
-    "ugatit": ("width=4", "residual_blocks=1", "discriminator_width=4"),
+    "ugatit": ("width=4", "residual_blocks=1", "discriminator_width=4", "global_layers=4", "local_layers=3"),
 }
 KINDS = ("kill",) * 5 + ("power",) * 3 + ("power_names",) * 2 + ("term",) * 2
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import signal
+import time
 
 import folder_of_records
 import metadata_server
@@ -52,6 +54,20 @@ def start(data, path, *, config=None, judge=None, replicas=1, recipe=None, **set
         loop.Settings(recipe=recipe, data_options=PipelineOptions(16, 16, 16, augment="flip"), **options),
         judge,
     )
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The folder of a run that nothing happened to."""
+    path = tmp_path_factory.mktemp("whole")
+    start(data, path)
+    return path
+
+
+def assert_same_end(one, other):
+    one, other = final_state(one), final_state(other)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not np.array_equal(one[name], other[name])] == []
 
 
 def final_state(path):
@@ -110,8 +126,7 @@ def test_metrics_are_in_jsonl_and_in_tensorboard(data, tmp_path):
     assert np.array_equal(sheet, Image.open(tmp_path / "samples" / "a2b_000000008.png"))
 
 
-def test_stopped_and_started_again_equals_never_stopped(data, tmp_path, monkeypatch):
-    start(data, tmp_path / "whole")
+def test_stopped_and_started_again_equals_never_stopped(data, tmp_path, whole, monkeypatch):
     real, calls = loop._Session._after_loop, []
 
     def terminated_once(session, stop):
@@ -124,13 +139,9 @@ def test_stopped_and_started_again_equals_never_stopped(data, tmp_path, monkeypa
     assert start(data, tmp_path / "cut") == EXIT_PREEMPTED
     assert checkpoint.find(str(tmp_path / "cut" / "checkpoints"))[0].step == 6
     assert start(data, tmp_path / "cut") == EXIT_OK
-    expected, actual = final_state(tmp_path / "whole"), final_state(tmp_path / "cut")
-    assert expected.keys() == actual.keys()
-    assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
-    for name in os.listdir(tmp_path / "whole" / "samples"):
-        assert (tmp_path / "whole" / "samples" / name).read_bytes() == (
-            tmp_path / "cut" / "samples" / name
-        ).read_bytes()
+    assert_same_end(whole, tmp_path / "cut")
+    for name in os.listdir(whole / "samples"):
+        assert (whole / "samples" / name).read_bytes() == (tmp_path / "cut" / "samples" / name).read_bytes()
     steps = [line["step"] for line in logged(tmp_path / "cut") if "critic/loss" in line]
     assert steps == [2, 4, 6, 8]
 
@@ -141,6 +152,184 @@ def test_after_a_kill_lines_beyond_the_checkpoint_are_not_doubled(data, tmp_path
         file.write('{"step": 6, "critic/loss": 1.0}\n{"step": 8, "cri')  # logged, then killed before the save
     start(data, tmp_path)
     assert [line["step"] for line in logged(tmp_path) if "critic/loss" in line] == [2, 4, 6, 8]
+
+
+def test_what_was_summed_since_the_last_log_line_survives(data, tmp_path, monkeypatch):
+    """A checkpoint, and a signal, between two log lines: the next line is the mean over all of its steps."""
+    options = {"log_every": 6, "checkpoint_every": 4, "steps_per_loop": 2, "recipe": {"steps": 12}}
+    start(data, tmp_path / "whole", **options)
+    real = loop._Session._after_loop
+
+    def terminated(session, stop):
+        if session._step in (2, 4, 8, 10):  # 4 and 8 have their checkpoints anyhow
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(session, stop)
+
+    monkeypatch.setattr(loop._Session, "_after_loop", terminated)
+    codes = [start(data, tmp_path / "cut", **options) for _ in range(5)]
+    assert codes == [EXIT_PREEMPTED] * 4 + [EXIT_OK]
+    lines = [
+        [{k: v for k, v in line.items() if not k.startswith(("time", "throughput"))} for line in logged(path)
+         if "critic/loss" in line]
+        for path in (tmp_path / "whole", tmp_path / "cut")
+    ]  # fmt: skip
+    assert [line["step"] for line in lines[0]] == [6, 12]
+    assert lines[0] == lines[1]
+    assert not any(name.startswith("loop/") for name in final_state(tmp_path / "cut"))
+
+
+def test_tensorboard_shows_each_step_once_after_kills(data, tmp_path):
+    """Events beyond the checkpoint, as a kill leaves them, go when the run goes on."""
+    options = {"histogram_every": 4, "sample_every": 4, "checkpoint_every": 4}
+    start(data, tmp_path, recipe={"steps": 8}, **options)
+    checkpoint.remove(checkpoint.find(str(tmp_path / "checkpoints"))[0])  # killed before that of step 8
+    [file] = [name for name in os.listdir(tmp_path) if "tfevents" in name]
+    with open(tmp_path / file, "r+b") as events:
+        events.truncate(os.path.getsize(tmp_path / file) - 3)
+    start(data, tmp_path, recipe={"steps": 8}, **options)
+    assert [event.step for event in shown(tmp_path)["critic/loss"]] == [2, 4, 6, 8]
+    assert [event.step for event in shown(tmp_path / "events" / "samples")["samples/a2b"]] == [0, 4, 8]
+    assert [event.step for event in shown(tmp_path / "events" / "histograms")["networks/critic/in/kernel"]] == [4, 8]
+
+
+def counting_judge(steps, fail_at=()):
+    """A judge that notes each call; it is killed (an error stands for it) where the count is in `fail_at`."""
+
+    def judge(translator):
+        steps.append(len(steps))
+        if len(steps) in fail_at:
+            raise KeyboardInterrupt
+        return {"protocol": {}, "metrics": {"kid": 0.5 / len(steps)}, "untouched": {}}
+
+    return judge
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])  # in the middle, and after the last step was saved
+def test_an_evaluation_that_was_cut_short_is_made_at_the_next_start(data, tmp_path, killed_at):
+    options = {"eval_every": 4, "checkpoint_every": 4}
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        start(data, tmp_path, judge=counting_judge(calls, fail_at=(killed_at,)), **options)
+    assert checkpoint.find(str(tmp_path / "checkpoints"))[0].step == 4 * killed_at
+    assert start(data, tmp_path, judge=counting_judge(calls), **options) == EXIT_OK
+    assert [line["step"] for line in logged(tmp_path) if "evaluation/kid" in line] == [4, 8]
+    assert checkpoint.find(str(tmp_path / "best"))[0].step == 8
+    assert len(calls) == 3
+    assert start(data, tmp_path, judge=counting_judge(calls), **options) == EXIT_OK  # nothing is owed now
+    assert len(calls) == 3
+
+
+def test_an_evaluation_that_a_signal_put_off_is_made_at_the_next_start(data, tmp_path, monkeypatch):
+    """Also that of the last step: the exit code is not that of a run with nothing left to do."""
+    real = loop._Session._after_loop
+
+    def terminated(session, stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(session, "SIGTERM")
+
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Session, "_after_loop", terminated)
+        for done in (0, 1):  # evaluations
+            assert start(data, tmp_path, judge=counting_judge(calls), eval_every=4) == EXIT_PREEMPTED
+            assert len(calls) == done
+    assert start(data, tmp_path, judge=counting_judge(calls), eval_every=4) == EXIT_OK
+    assert [line["step"] for line in logged(tmp_path) if "evaluation/kid" in line] == [4, 8]
+
+
+def test_saves_in_the_background_change_nothing(data, tmp_path):
+    for name, background in (("beside", True), ("between", False)):
+        start(data, tmp_path / name, async_save=background, checkpoint_every=2, recipe={"ema_decay": 0.5})
+    for step in (4, 6, 8):
+        paths = [tmp_path / name / "checkpoints" / f"step_{step:09d}" / "state.safetensors" for name in
+                 ("beside", "between")]  # fmt: skip
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("step", [4, 8])  # told before the next step; told at the end
+def test_a_disk_that_fills_in_the_background_stops_the_run_and_costs_only_that_save(
+    data, tmp_path, whole, monkeypatch, step
+):
+    write = checkpoint.files.write_flushed
+
+    def full(path, content):
+        if f"step_{step:09d}" in path:
+            raise OSError(28, "No space left on device", path)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.files, "write_flushed", full)
+        with pytest.raises(OSError, match="No space left"):
+            start(data, tmp_path / "full", async_save=True, steps_per_loop=2, checkpoint_every=2)
+    start(data, tmp_path / "full", async_save=True)
+    assert_same_end(whole, tmp_path / "full")
+
+
+def test_a_signal_waits_for_the_save_in_the_background(data, tmp_path, monkeypatch, capsys):
+    real, write = loop._Session._after_loop, checkpoint.files.write_flushed
+
+    def terminated(session, stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(session, stop)
+
+    def slow(path, content):
+        time.sleep(0.3)
+        write(path, content)
+
+    monkeypatch.setattr(loop._Session, "_after_loop", terminated)
+    monkeypatch.setattr(checkpoint.files, "write_flushed", slow)
+    assert start(data, tmp_path, async_save=True) == EXIT_PREEMPTED
+    assert "saved at step 4" in capsys.readouterr().err
+    assert checkpoint.find(str(tmp_path / "checkpoints"))[0].step == 4
+
+
+def test_samples_and_histograms_are_bounded(data, tmp_path):
+    start(data, tmp_path, sample_every=2, histogram_every=2, keep_samples=2)
+    assert sorted(os.listdir(tmp_path / "samples")) == ["a2b_000000006.png", "a2b_000000008.png"]
+    for name in ("samples", "histograms"):
+        assert len(os.listdir(tmp_path / "events" / name)) == 2
+
+
+def test_the_sound_checkpoint_before_a_damaged_one_is_not_pruned_for_it(data, tmp_path, capsys):
+    start(data, tmp_path, checkpoint_every=2, keep_checkpoints=2)
+    path = tmp_path / "checkpoints" / "step_000000008" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    start(data, tmp_path, checkpoint_every=2, keep_checkpoints=1, recipe={"steps": 10}, steps_per_loop=2)
+    assert "renamed to step_000000008.damaged" in capsys.readouterr().err
+    assert [c.step for c in checkpoint.find(str(tmp_path / "checkpoints"))] == [10]
+    assert checkpoint.load_newest(str(tmp_path / "checkpoints"))[0].step == 10
+
+
+def test_what_a_kill_left_half_written_does_not_stay(data, tmp_path):
+    (tmp_path / "run.json.partial").write_text("{")  # all that there is, and still a new run
+    start(data, tmp_path, recipe={"steps": 4})
+    left = [tmp_path / "best" / "step_000000002.writing-1", tmp_path / "broken" / "step_000000002.writing-1",
+            tmp_path / "checkpoints" / "step_000000002.removing-1",
+            tmp_path / "evaluations" / "step_000000002" / "metrics.json.1.tmp",
+            tmp_path / "metrics.jsonl.partial", tmp_path / "samples" / "a2b_000000004.png.partial"]  # fmt: skip
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if "-1" in path.name else path.write_text("half")
+    start(data, tmp_path)
+    assert not [path for path in left if path.exists()]
+
+
+def test_a_clock_that_jumps_back_and_forth(data, tmp_path, whole, monkeypatch):
+    now = time.time()
+    jumps = itertools.cycle([now - 86400 * 365, now + 86400, 0.0, now])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    for steps in (4, 8):
+        start(data, tmp_path / "jumping", recipe={"steps": steps})
+    assert_same_end(whole, tmp_path / "jumping")
+    assert [line["step"] for line in logged(tmp_path / "jumping") if "critic/loss" in line] == [2, 4, 6, 8]
+    assert [event.step for event in shown(tmp_path / "jumping")["critic/loss"]] == [2, 4, 6, 8]
+    speeds = [line["throughput/images_per_second"] for line in logged(tmp_path / "jumping") if "critic/loss" in line]
+    assert all(0 <= speed < 1e6 for speed in speeds)
+
+
+def test_embeddings_are_for_methods_that_have_them(data, tmp_path):
+    start(data, tmp_path, embedding_every=4)
+    assert not (tmp_path / "projector_config.pbtxt").exists()
 
 
 def test_two_replicas_train_to_the_weights_of_one(data, tmp_path):
@@ -277,20 +466,16 @@ def test_switching_averages_on_later_starts_them_from_the_weights(data, tmp_path
     assert any(name.startswith("averages/") for name in final_state(tmp_path))
 
 
-def test_a_damaged_checkpoint_costs_only_what_came_after_the_older_one(data, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_only_what_came_after_the_older_one(data, tmp_path, whole, capsys):
     start(data, tmp_path)
     path = tmp_path / "checkpoints" / "step_000000008" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    whole = final_state_after_damage = None
     start(data, tmp_path)
     assert "damaged" in capsys.readouterr().err
-    final_state_after_damage = final_state(tmp_path)
-    start(data, tmp_path / "other")
-    whole = final_state(tmp_path / "other")
-    assert all(np.array_equal(whole[name], final_state_after_damage[name]) for name in whole)
+    assert_same_end(whole, tmp_path)
 
 
-def test_a_disk_that_fills_in_the_middle_of_a_save_costs_only_that_save(data, tmp_path, monkeypatch):
+def test_a_disk_that_fills_in_the_middle_of_a_save_costs_only_that_save(data, tmp_path, whole, monkeypatch):
     write = checkpoint.files.write_flushed
 
     def full(path, content):
@@ -307,9 +492,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_save_costs_only_that_save(data, tm
     monkeypatch.setitem(base._REGISTRY, "toy", TOY)
     assert os.listdir(tmp_path / "full" / "checkpoints") == ["step_000000004"]
     start(data, tmp_path / "full")
-    start(data, tmp_path / "whole")
-    whole, after = final_state(tmp_path / "whole"), final_state(tmp_path / "full")
-    assert all(np.array_equal(whole[name], after[name]) for name in whole)
+    assert_same_end(whole, tmp_path / "full")
     steps = [line["step"] for line in logged(tmp_path / "full") if "critic/loss" in line]
     assert steps == [2, 4, 6, 8]
 
@@ -368,8 +551,6 @@ def test_a_batch_that_replicas_cannot_share_is_refused():
 
 
 def test_a_slow_source_shows_in_the_input_wait(data, tmp_path, monkeypatch):
-    import time
-
     import tensorflow as tf
 
     real = loop.pipeline.training_dataset
@@ -400,7 +581,7 @@ def test_a_profile_is_written_for_tensorboard(data, tmp_path):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_histograms_of_weights_and_gradients_on_request(data, tmp_path, replicas):
+def test_histograms_of_weights_and_gradients_on_request(data, tmp_path, whole, replicas):
     start(data, tmp_path / "with", histogram_every=4, replicas=replicas)
     found = shown(tmp_path / "with" / "events" / "histograms")
     for name in (
@@ -415,9 +596,8 @@ def test_histograms_of_weights_and_gradients_on_request(data, tmp_path, replicas
     bins = tensor_util.make_ndarray(found["networks/critic/in/kernel"][1].tensor_proto)
     assert bins[:, 2].sum() == kernel.size
     assert (bins[0, 0], bins[-1, 1]) == (kernel.min(), kernel.max())
-    start(data, tmp_path / "without", replicas=replicas)  # to look changes nothing
-    expected, actual = final_state(tmp_path / "without"), final_state(tmp_path / "with")
-    assert all(np.array_equal(expected[name], actual[name]) for name in expected)
+    if replicas == 1:  # to look changes nothing
+        assert_same_end(whole, tmp_path / "with")
 
 
 def test_signals_are_put_back():

@@ -197,6 +197,7 @@ def remove(checkpoint: Checkpoint) -> None:
     removed = f"{checkpoint.path}.removing-{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
         os.replace(checkpoint.path, removed)
+        files.flush(os.path.dirname(checkpoint.path))  # or a power cut could leave the name and take what is in it
         shutil.rmtree(removed, ignore_errors=True)
 
 

@@ -32,11 +32,10 @@ class EventFile:
 
     Args:
         path: of the file, one that is not there yet.
-        started_from: step a run goes on from: a TensorBoard that looks on forgets what it has seen of later ones.
     """
 
-    def __init__(self, path: str, started_from: int = -1) -> None:
-        self.path, self._started_from = path, started_from
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._writer: Any = None
 
     def add(self, step: int, summary: Any) -> None:
@@ -66,19 +65,16 @@ class EventFile:
         files.make_folder(os.path.dirname(self.path))
         self._writer = tf.io.TFRecordWriter(self.path)
         self._write(event_pb2.Event(wall_time=time.time(), file_version=_VERSION))
-        if self._started_from >= 0:
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(event_pb2.Event(wall_time=time.time(), step=self._started_from + 1, session_log=start))
 
     def _write(self, event: Any) -> None:
         self._writer.write(event.SerializeToString())
 
 
-def next_file(folder: str, step: int) -> EventFile:
-    """The event file of a start from `step`: its name comes after all that are there."""
+def next_file(folder: str) -> EventFile:
+    """The event file of a new start: its name comes after all that are there."""
     numbers = [int(match[1]) for match in map(_NAME.match, _names(folder)) if match]
     number = max([int(time.time()), *(number + 1 for number in numbers)])
-    return EventFile(os.path.join(folder, f"events.out.tfevents.{number:010d}.tfaclgan"), step)
+    return EventFile(os.path.join(folder, f"events.out.tfevents.{number:010d}.tfaclgan"))
 
 
 def write_step(folder: str, step: int, summary: Any) -> None:

@@ -199,7 +199,7 @@ class _Session:
         iterator = self._iterator()
         if self._step == 0:
             self._sample()
-        first = True
+        first, reason = True, None
         while self._step < self._total:
             self._saver.check()
             self._start_profile()
@@ -225,6 +225,9 @@ class _Session:
                 return EXIT_PREEMPTED
         self._saver.wait()
         self._monitor.say(f"trained to step {self._step}")
+        if reason and self._owes_evaluation():
+            self._monitor.say(f"{reason}: start the same command again for the evaluation of step {self._step}")
+            return EXIT_PREEMPTED
         return EXIT_OK
 
     def _train(self, iterator: Any, steps: int) -> Report:

@@ -52,7 +52,7 @@ class Monitor:
         self._drop_lines_after(step)
         for folder in (run_dir, *(os.path.join(run_dir, name) for name in (_SAMPLES, _HISTOGRAMS))):
             events.drop_after(folder, step)
-        self._events = events.next_file(run_dir, step)
+        self._events = events.next_file(run_dir)
         self._window: list[tuple[int, float, float]] = []  # steps, seconds, seconds waited for input
 
     def add_time(self, steps: int, seconds: float, waited: float) -> None:
