@@ -43,6 +43,18 @@ def test_later_events_are_dropped_and_earlier_ones_stay(tmp_path):
     assert second != first
 
 
+def test_events_of_the_step_itself_go_by_their_name(tmp_path):
+    file = events.next_file(str(tmp_path))
+    for step in (4, 8):
+        for name in ("loss", "evaluation/kid"):
+            file.add(step, events.scalars({name: step / 10, "other": 1.0}))
+    file.close()
+    events.drop_after(str(tmp_path), 8, "evaluation/")
+    found = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    assert [event.step for event in found.Tensors("evaluation/kid")] == [4]
+    assert shown(tmp_path) == [(4, 0.4), (8, 0.8)]
+
+
 @pytest.mark.parametrize("cut", [1, 10, 40])
 def test_what_a_kill_cut_short_goes(tmp_path, cut):
     path = write(tmp_path, [2, 4, 6])

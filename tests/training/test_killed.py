@@ -200,8 +200,12 @@ def assert_equal(actual, expected):
         assert actual[name].keys() == expected[name].keys()
         different = [key for key, value in expected[name].items() if not np.array_equal(actual[name][key], value)]
         assert not different, name
-    for name in expected.keys() - {"state", "best_state"}:
+    for name in sorted(expected.keys() - {"state", "best_state", "events"}):
         assert actual[name] == expected[name], name
+    for folder, values in expected["events"].items():
+        found = actual["events"][folder]
+        missing, extra = sorted(values.keys() - found.keys()), sorted(found.keys() - values.keys())
+        assert (missing, extra, [key for key in values if found[key] != values[key]]) == ([], [], []), folder
 
 
 def end_often(subject, moments, seed):

@@ -217,6 +217,13 @@ def test_an_evaluation_that_was_cut_short_is_made_at_the_next_start(data, tmp_pa
     assert len(calls) == 3
     assert start(data, tmp_path, judge=counting_judge(calls), **options) == EXIT_OK  # nothing is owed now
     assert len(calls) == 3
+    # Ended after its events and before its line: made again, shown once.
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "evaluation/kid" in lines[-1]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert start(data, tmp_path, judge=counting_judge(calls), **options) == EXIT_OK
+    assert len(calls) == 4
+    assert [event.step for event in shown(tmp_path)["evaluation/kid"]] == [4, 8]
 
 
 def test_an_evaluation_that_a_signal_put_off_is_made_at_the_next_start(data, tmp_path, monkeypatch):
@@ -231,7 +238,7 @@ def test_an_evaluation_that_a_signal_put_off_is_made_at_the_next_start(data, tmp
     with monkeypatch.context() as patch:
         patch.setattr(loop._Session, "_after_loop", terminated)
         for done in (0, 1):  # evaluations
-            assert start(data, tmp_path, judge=counting_judge(calls), eval_every=4) == EXIT_PREEMPTED
+            assert start(data, tmp_path, judge=counting_judge(calls), eval_every=4, log_every=4) == EXIT_PREEMPTED
             assert len(calls) == done
     assert start(data, tmp_path, judge=counting_judge(calls), eval_every=4) == EXIT_OK
     assert [line["step"] for line in logged(tmp_path) if "evaluation/kid" in line] == [4, 8]
@@ -279,8 +286,8 @@ def test_a_signal_waits_for_the_save_in_the_background(data, tmp_path, monkeypat
     monkeypatch.setattr(loop._Session, "_after_loop", terminated)
     monkeypatch.setattr(checkpoint.files, "write_flushed", slow)
     assert start(data, tmp_path, async_save=True) == EXIT_PREEMPTED
-    assert "saved at step 4" in capsys.readouterr().err
-    assert checkpoint.find(str(tmp_path / "checkpoints"))[0].step == 4
+    assert "saved at step 2" in capsys.readouterr().err
+    assert checkpoint.find(str(tmp_path / "checkpoints"))[0].step == 2
 
 
 def test_samples_and_histograms_are_bounded(data, tmp_path):

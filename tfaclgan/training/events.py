@@ -97,13 +97,16 @@ def keep_newest(folder: str, count: int) -> None:
             os.remove(os.path.join(folder, _step_name(step)))
 
 
-def drop_after(folder: str, step: int) -> None:
-    """Removes events of later steps than `step`, and what a kill cut short, from a folder's event files."""
+def drop_after(folder: str, step: int, prefix: str = "") -> None:
+    """Removes events of later steps than `step`, and what a kill cut short, from a folder's event files.
+
+    With `prefix` those of `step` itself go too whose first name begins with it.
+    """
     for name in _names(folder):
         path = os.path.join(folder, name)
         kept, whole = [], True
-        for data, event_step in _read(path):
-            if event_step is None or event_step > step:
+        for data, event_step, name in _read(path):
+            if event_step is None or event_step > step or (prefix and event_step == step and name.startswith(prefix)):
                 whole = False
             else:
                 kept.append(data)
@@ -170,8 +173,8 @@ def _step_name(step: int) -> str:
     return f"events.out.tfevents.{step:010d}.tfaclgan"
 
 
-def _read(path: str) -> Iterator[tuple[bytes, int | None]]:
-    """(event, its step) of a file; a step of None for one that is not whole, which ends it."""
+def _read(path: str) -> Iterator[tuple[bytes, int | None, str]]:
+    """(event, its step, its first name) of a file; a step of None for one that is not whole, which ends it."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto import event_pb2
@@ -180,13 +183,13 @@ def _read(path: str) -> Iterator[tuple[bytes, int | None]]:
     while True:
         try:
             data = next(records)
-            step = event_pb2.Event.FromString(data).step
+            event = event_pb2.Event.FromString(data)
         except StopIteration:
             return
         except (tf.errors.DataLossError, DecodeError):
-            yield b"", None
+            yield b"", None, ""
             return
-        yield data, step
+        yield data, event.step, event.summary.value[0].tag if event.summary.value else ""
 
 
 def _rewrite(path: str, events: list[bytes]) -> None:

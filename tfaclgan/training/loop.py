@@ -25,7 +25,7 @@ from tfaclgan.engine.tensorflow import MOST_SKIPPED, Engine, Report, build_netwo
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import bundle, checkpoint, projector, rundir, samples
-from tfaclgan.training.monitor import Monitor, SilentMonitor, logged_lines
+from tfaclgan.training.monitor import Monitor, SilentMonitor, is_evaluated
 from tfaclgan.training.preemption import StopRequest, cloud_notices
 from tfaclgan.training.watch import Watch
 
@@ -413,10 +413,7 @@ class _Session:
             return False
         owed = 0
         if self._hardware.is_chief and (self._due("eval") or self._step >= self._total):
-            lines = logged_lines(self._run.path)
-            owed = not any(
-                line["step"] == self._step and any(name.startswith("evaluation/") for name in line) for line in lines
-            )
+            owed = not is_evaluated(self._run.path, self._step)
         return bool(self._hardware.sum_over_replicas(int(owed)))
 
     def _evaluate(self) -> None:

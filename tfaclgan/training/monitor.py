@@ -17,6 +17,7 @@ from tfaclgan.data.files import parse_json
 from tfaclgan.training import events
 
 _JSONL = "metrics.jsonl"
+_EVALUATION = "evaluation/"  # begins the names of an evaluation's numbers
 _SAMPLES, _HISTOGRAMS = "events/samples", "events/histograms"  # folders in the run directory: see `events`
 
 
@@ -50,8 +51,10 @@ class Monitor:
         self._stream = stream or sys.stderr
         self._on_terminal = self._stream.isatty()
         self._drop_lines_after(step)
-        for folder in (run_dir, *(os.path.join(run_dir, name) for name in (_SAMPLES, _HISTOGRAMS))):
-            events.drop_after(folder, step)
+        # An evaluation comes after the checkpoint of its step; without its line in metrics.jsonl it is made again.
+        events.drop_after(run_dir, step, "" if is_evaluated(run_dir, step) else _EVALUATION)
+        for name in (_SAMPLES, _HISTOGRAMS):
+            events.drop_after(os.path.join(run_dir, name), step)
         self._events = events.next_file(run_dir)
         self._window: list[tuple[int, float, float]] = []  # steps, seconds, seconds waited for input
 
@@ -86,9 +89,9 @@ class Monitor:
         # Only finite numbers are JSON; a non-finite one is written as null.
         values = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
         self._events.add(step, events.scalars(scalars))
+        with open(self._path, "a", encoding="utf-8") as file:  # last: what has a line is in TensorBoard too
+            file.write(line + "\n")
 
     def images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """Pictures uint8 [h, w, 3] of a step in TensorBoard."""
@@ -105,10 +108,10 @@ class Monitor:
 
     def sync(self) -> None:
         """Waits until all that was written is on the disk; safe to call from another thread."""
+        self._events.sync()
         if os.path.exists(self._path):
             files.flush(self._path)
         files.flush(self._run_dir)
-        self._events.sync()
 
     def say(self, text: str) -> None:
         """A line of its own on the console."""
@@ -154,6 +157,13 @@ def logged_lines(run_dir: str) -> Iterator[dict[str, Any]]:
     if os.path.exists(path):
         for _, content in _lines(path):
             yield content
+
+
+def is_evaluated(run_dir: str, step: int) -> bool:
+    """Whether metrics.jsonl has the evaluation of a step."""
+    return any(
+        line["step"] == step and any(name.startswith(_EVALUATION) for name in line) for line in logged_lines(run_dir)
+    )
 
 
 def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
