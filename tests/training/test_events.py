@@ -12,6 +12,7 @@ from tensorboard.plugins.histogram import summary_v2
 from tensorboard.util import tensor_util
 
 from tfaclgan.training import events
+from tfaclgan.training.monitor import Monitor
 
 
 def write(folder, steps):
@@ -82,6 +83,24 @@ def test_a_tensorboard_that_looks_on_goes_on_to_the_next_start(tmp_path):
     events.drop_after(str(tmp_path), 6)
     write(tmp_path, [8, 10])
     assert [event.step for event in looking.Reload().Tensors("loss")] == [2, 4, 6, 8, 10]
+
+
+def test_a_new_start_puts_events_on_the_disk_before_the_log(tmp_path, monkeypatch):
+    """A kill leaves both unsynced; a power cut in the next start must not keep the log's line alone."""
+    options = {"total_steps": 20, "batch_size": 1, "replicas": 1}
+    monitor = Monitor(str(tmp_path), step=0, **options)
+    monitor.write(12, {"evaluation/kid": 0.5})
+    monitor.close()
+    synced, sync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Monitor(str(tmp_path), step=12, **options)
+    [written] = [name for name in os.listdir(tmp_path) if "tfevents" in name]
+    assert synced.index(written) < synced.index("metrics.jsonl.partial")
 
 
 def test_the_newest_steps_are_kept(tmp_path):

@@ -100,7 +100,7 @@ def keep_newest(folder: str, count: int) -> None:
 def drop_after(folder: str, step: int, prefix: str = "") -> None:
     """Removes events of later steps than `step`, and what a kill cut short, from a folder's event files.
 
-    With `prefix` those of `step` itself go too whose first name begins with it.
+    With `prefix` those of `step` itself go too whose first name begins with it. What stays is on the disk then.
     """
     for name in _names(folder):
         path = os.path.join(folder, name)
@@ -110,8 +110,12 @@ def drop_after(folder: str, step: int, prefix: str = "") -> None:
                 whole = False
             else:
                 kept.append(data)
-        if not whole:
+        if whole:
+            files.flush(path)
+        else:
             _rewrite(path, kept)
+    if os.path.isdir(folder):
+        files.flush(folder)
 
 
 def scalars(values: Mapping[str, float]) -> Any:

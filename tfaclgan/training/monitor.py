@@ -50,11 +50,11 @@ class Monitor:
         self._total, self._batch, self._replicas = total_steps, batch_size, replicas
         self._stream = stream or sys.stderr
         self._on_terminal = self._stream.isatty()
-        self._drop_lines_after(step)
         # An evaluation comes after the checkpoint of its step; without its line in metrics.jsonl it is made again.
         events.drop_after(run_dir, step, "" if is_evaluated(run_dir, step) else _EVALUATION)
         for name in (_SAMPLES, _HISTOGRAMS):
             events.drop_after(os.path.join(run_dir, name), step)
+        self._drop_lines_after(step)  # last, and with it on the disk: what has a line is in TensorBoard's files there
         self._events = events.next_file(run_dir)
         self._window: list[tuple[int, float, float]] = []  # steps, seconds, seconds waited for input
 
