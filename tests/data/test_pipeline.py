@@ -418,7 +418,8 @@ def test_a_split_cached_in_memory_is_read_from_disk_once(manifest, monkeypatch):
     reads = []
     original = reading.SplitReader._read
     monkeypatch.setattr(reading.SplitReader, "_read", lambda self, n: reads.append(n) or original(self, n))
-    take(manifest, 20, dataclasses.replace(OPTIONS, augment="none"), global_batch=4)
+    fresh = dataclasses.replace(manifest)  # readers are shared by all datasets of one
+    take(fresh, 20, dataclasses.replace(OPTIONS, augment="none"), global_batch=4)
     # Two reads may meet in the same record once, before either has stored it.
     assert len(reads) <= 2 * (7 + 5)
     assert set(reads) == set(range(7))

@@ -200,7 +200,7 @@ def evaluation_dataset(
     _check(manifest, options)
     if batch < 1:
         raise UserError(f"batch size {batch} must be at least 1")
-    reader = reading.SplitReader(manifest, split)
+    reader = reading.shared_reader(manifest, split)
     names = [name for name in _COMPANIONS if getattr(manifest.split(split), f"has_{name}")]
 
     def element(number: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -235,7 +235,7 @@ def read_images(
         UserError: a missing split, a broken index, a damaged record.
     """
     _check(manifest, options)
-    reader = reading.SplitReader(manifest, split, bad_records=bad_records)
+    reader = reading.shared_reader(manifest, split, bad_records=bad_records)
     images = []
     for number in range(min(count, len(reader))):
         example = records.parse(tf.constant(reader.read(number)))
@@ -260,7 +260,7 @@ class _Domain:
         device: device_augment.DeviceAugmentation | None,
     ) -> None:
         self.name, self._device = name, device
-        self._reader = reading.SplitReader(manifest, split, cache_mb=options.cache_mb, bad_records=bad_records)
+        self._reader = reading.shared_reader(manifest, split, cache_mb=options.cache_mb, bad_records=bad_records)
         self._augmentation = augment.parse(options.augment)
         augment.check_channels(self._augmentation, manifest.channels, options.augment)
         self._manifest = manifest

@@ -274,6 +274,23 @@ class SplitReader:
             return file
 
 
+_SHARED: dict[tuple[int, str, int, int], SplitReader] = {}
+
+
+def shared_reader(
+    manifest: records.Manifest, split: str, *, cache_mb: int = 0, bad_records: BadRecords | None = None
+) -> SplitReader:
+    """The process' `SplitReader` of these arguments, made at the first call.
+
+    TensorFlow never lets go of a function that a dataset calls: with a reader of its own each dataset (samples,
+    evaluations, histograms make one each time) would leave open files and an index behind.
+    """
+    key = (id(manifest), split, cache_mb, id(bad_records))  # the reader keeps both, so no other object gets their ids
+    if key not in _SHARED:
+        _SHARED[key] = SplitReader(manifest, split, cache_mb=cache_mb, bad_records=bad_records)
+    return _SHARED[key]
+
+
 class _File:
     """A file read at given places; `read` returns less than asked for at the end of the file."""
 

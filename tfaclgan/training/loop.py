@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -196,7 +197,7 @@ class _Session:
             self._monitor.close()
 
     def _loop(self, stop: StopRequest) -> int:
-        iterator = self._iterator()
+        iterator = self._iterator(self._step)
         if self._step == 0:
             self._sample()
         first, reason = True, None
@@ -274,8 +275,9 @@ class _Session:
         interval = self._intervals[name]
         return bool(interval) and self._step % interval == 0
 
-    def _iterator(self) -> Any:
-        hardware, first_step = self._hardware, self._step
+    def _iterator(self, first_step: int) -> Any:
+        """The batches from `first_step` on, as the engine takes them."""
+        hardware = self._hardware
 
         def make(_: Any) -> tf.data.Dataset:
             return without_names(self._dataset(first_step))
@@ -391,8 +393,8 @@ class _Session:
         self._monitor.images(self._step, sheets)
 
     def _histograms(self) -> None:
-        """Weights as they are, and their gradients on the next batch; all hosts take part."""
-        gradients = self._engine.gradients(next(self._iterator()))
+        """Weights as they are, and their gradients on the run's first batch; all hosts take part."""
+        gradients = self._engine.gradients(self._first_batch)
         if self._hardware.is_chief:
             weights = self._engine.weights()
             self._monitor.histograms(
@@ -402,6 +404,11 @@ class _Session:
                     **{f"gradients/{name}": value for name, value in gradients.items()},
                 },
             )
+
+    @functools.cached_property
+    def _first_batch(self) -> Any:
+        """Kept, because TensorFlow never gives back all of a pipeline; the same after a resume."""
+        return next(self._iterator(0))
 
     def _embed(self) -> None:
         if self._hardware.is_chief:
