@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -423,6 +424,22 @@ def test_a_split_cached_in_memory_is_read_from_disk_once(manifest, monkeypatch):
     # Two reads may meet in the same record once, before either has stored it.
     assert len(reads) <= 2 * (7 + 5)
     assert set(reads) == set(range(7))
+
+
+def test_further_datasets_leave_no_files_open(manifest):
+    def open_shards():
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        return sorted(os.readlink(link) for link in links if os.path.lexists(link))
+
+    def use():
+        take(manifest, 1, global_batch=2)
+        list(pipeline.evaluation_dataset(manifest, "testA", OPTIONS, batch=2).take(1))
+        pipeline.read_images(manifest, "testA", 2, OPTIONS)
+        return [path for path in open_shards() if path.endswith(".tfrecord")]
+
+    first = use()
+    assert first
+    assert use() == first
 
 
 def test_plans_use_the_records_sizes(manifest):
