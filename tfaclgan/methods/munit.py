@@ -174,7 +174,7 @@ def translate(networks: Networks, images: Tensor, style: Tensor, direction: str,
 
 def encode_style(networks: Networks, images: Tensor, direction: str, config: Config) -> Tensor:
     """Target-domain images [b, h, w, c] -> styles [b, style_dim]."""
-    return _generators(networks, direction)[1].style(images)
+    return networks[f"g_{direction[-1]}"].style(images)
 
 
 def size_multiple(config: Config) -> int:
