@@ -9,6 +9,7 @@ from scipy.signal import correlate2d
 
 from tfaclgan.layers.resampling import (
     CountedAveragePool,
+    Double,
     SmallUpsampleConv2D,
     UpsampleConv2D,
     area_pool,
@@ -112,6 +113,18 @@ def test_small_upsample_convolution(size):
     )
     np.testing.assert_allclose(layer(images), expected, rtol=1e-10, atol=1e-12)
     assert layer.compute_output_shape((None, *images.shape[1:])) == (None, *expected.shape[1:])
+
+
+def test_double():
+    images = np.random.RandomState(0).standard_normal((2, 3, 5, 4)).astype("float32")
+    layer = Double()
+    np.testing.assert_array_equal(layer(images), numpy_upsample(images))
+    assert layer.compute_output_shape((None, 3, None, 4)) == (None, 6, None, 4)
+
+
+def test_double_knows_the_channels_of_free_sides():
+    traced = tf.function(Double(), autograph=False).get_concrete_function(tf.TensorSpec((None, None, None, 4)))
+    assert traced.structured_outputs.shape.as_list() == [None, None, None, 4]
 
 
 @pytest.mark.parametrize("sides, wanted", [((8, 6), (4, 3)), ((7, 5), (3, 2)), ((3, 4), (5, 4)), ((6, 6), (1, 1))])

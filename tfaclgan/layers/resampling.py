@@ -86,6 +86,21 @@ def upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
     return result + ops.concatenate([columns[0], between, columns[1]], axis=2)
 
 
+class Double(keras.layers.Layer):
+    """Nearest upsampling by 2, [b, h, w, c] -> [b, 2h, 2w, c].
+
+    Keras' UpSampling2D is the same, but forgets the number of channels where batch or sides are free, and the TFLite
+    converter then gives up.
+    """
+
+    def call(self, images: Tensor) -> Tensor:
+        return _each_twice(_each_twice(images, 1), 2)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        batch, height, width, channels = input_shape
+        return (batch, height and 2 * height, width and 2 * width, channels)
+
+
 def _each_twice(images: Tensor, axis: int) -> Tensor:
     """`ops.repeat(images, 2, axis)`, which forgets the number of channels where a side is not known yet."""
     shape = [*ops.shape(images)]

@@ -22,7 +22,7 @@ from keras import layers, ops
 from tfaclgan.layers.activation import LeakyReLU
 from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm
 from tfaclgan.layers.precision import full_dtype, full_precision
-from tfaclgan.layers.resampling import CountedAveragePool
+from tfaclgan.layers.resampling import CountedAveragePool, Double
 from tfaclgan.networks.blocks import LEAKY_SLOPE, ScoreList, convolution, small_normal
 
 Tensor = Any
@@ -147,7 +147,7 @@ def _decoder(outputs: int, widths: list[int], residual_blocks: int) -> keras.Mod
             if residual and not second:
                 skip = x
             if not residual and not second:
-                x = layers.UpSampling2D(2, interpolation="nearest", name=f"{label}_double")(x)
+                x = Double(name=f"{label}_double")(x)
             x = _convolution(x, width, 3, label, padding=1)
             x = AdaptiveInstanceNorm(offset, name=f"{label}_norm")([x, numbers])
             if residual and second:

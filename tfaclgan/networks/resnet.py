@@ -14,6 +14,7 @@ import keras
 from keras import layers
 
 from tfaclgan.layers.precision import full_dtype
+from tfaclgan.layers.resampling import Double
 from tfaclgan.networks.blocks import convolution, normalise, transposed_convolution
 
 Tensor = Any
@@ -60,5 +61,5 @@ def _residual(x: Tensor, width: int, label: str) -> Tensor:
 def _double(x: Tensor, width: int, upsampling: str, label: str) -> Tensor:
     if upsampling == "transposed":
         return transposed_convolution(x, width, 3, label, crop=(1, 0))
-    x = layers.UpSampling2D(2, interpolation="nearest", name=f"{label}_double")(x)
+    x = Double(name=f"{label}_double")(x)
     return convolution(x, width, 3, label, padding=1, reflect=True)
