@@ -415,11 +415,23 @@ def define() -> None:
         lower_bound=0.0,
     )
     use(
-        flags.DEFINE_integer,
+        flags.DEFINE_string,
         "resize",
-        0,
-        "Shorter side to resize inputs to before translating, pixels; 0: original size.",
-        lower_bound=0,
+        "0",
+        "Size of inputs before translating, pixels: the shorter side, or HEIGHTxWIDTH (squeezed); 0: original size.",
+    )
+    use(
+        flags.DEFINE_string,
+        "crop",
+        "0",
+        "Middle of inputs that is kept after --resize, pixels: SIDE or HEIGHTxWIDTH; 0: all.",
+    )
+    use(
+        flags.DEFINE_enum,
+        "resample",
+        "bilinear",
+        "Filter of --resize, antialiased.",
+        ("bilinear", "bicubic", "lanczos"),
     )
     use(flags.DEFINE_bool, "save_mask", False, "Also write the focus mask (methods that have one).")
     use(
@@ -547,11 +559,23 @@ def recipe(method: base.Method, values: flags.FlagValues) -> base.Recipe:
 def image_size(method: base.Method, values: flags.FlagValues) -> tuple[int, int]:
     """The training crop (height, width) in pixels."""
     text = values.image_size or str(method_recipe(method, method_config(method, values)).image_size)
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
-        raise UserError(f"--image_size={text}: not SIDE or HEIGHTxWIDTH in pixels; write for example 256 or 192x256")
-    height = int(match[1])
-    return height, int(match[2] or height)
+    sides = _sides("image_size", text)
+    return sides[0], sides[-1]
+
+
+def fitting_size(name: str, text: str) -> int | tuple[int, int]:
+    """What --resize or --crop asks for: 0 for nothing, a side, or (height, width); pixels."""
+    if text in ("", "0"):
+        return 0
+    sides = _sides(name, text)
+    return sides if len(sides) == 2 else sides[0]
+
+
+def _sides(name: str, text: str) -> tuple[int, ...]:
+    match = re.fullmatch(r"0*([1-9]\d{0,5})(?:x0*([1-9]\d{0,5}))?", text)
+    if not match:
+        raise UserError(f"--{name}={text}: not SIDE or HEIGHTxWIDTH in pixels; write for example 256 or 192x256")
+    return tuple(int(side) for side in match.groups() if side)
 
 
 def help_text(values: flags.FlagValues) -> str:

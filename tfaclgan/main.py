@@ -82,6 +82,8 @@ def _check_flags() -> None:
         for name in ("input", "output"):
             if not FLAGS[name].value:
                 raise UserError(f"--mode=translate needs --{name}; see python -m tfaclgan.main --help")
+        for name in ("resize", "crop"):
+            tfaclgan_flags.fitting_size(name, FLAGS[name].value)
     if FLAGS.mode == "export":
         for name in ("format", "output"):
             if not FLAGS[name].value:
@@ -351,7 +353,9 @@ def _translate() -> int:
         save_mask=FLAGS.save_mask,
         save_panels=FLAGS.save_panels,
         save_raw=FLAGS.save_raw,
-        resize=FLAGS.resize,
+        resize=tfaclgan_flags.fitting_size("resize", FLAGS.resize),
+        crop=tfaclgan_flags.fitting_size("crop", FLAGS.crop),
+        resample=FLAGS.resample,
         overwrite=FLAGS.overwrite,
         stretch=FLAGS.stretch,
         style_scale=FLAGS.style_scale,

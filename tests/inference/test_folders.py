@@ -244,6 +244,33 @@ def test_resize_sets_the_shorter_side_with_pillows_filter(tmp_path, negative, tr
     np.testing.assert_array_equal(load(tmp_path / "out" / "a.png"), 255 - wanted)
 
 
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+def test_resize_squeezes_and_crop_keeps_the_middle(tmp_path, negative, translate, resample):
+    """The originals' scripts squeeze (U-GAT-IT, CycleGAN) or crop."""
+    pixels = save(tmp_path / "in" / "a.png", picture(40, 61))
+    translate(negative, resize=(24, 31), crop=(20, 16), resample=resample)
+    squeezed = Image.fromarray(pixels).resize((31, 24), getattr(Image.Resampling, resample.upper()))
+    np.testing.assert_array_equal(load(tmp_path / "out" / "a.png"), 255 - np.asarray(squeezed)[2:22, 7:23])
+
+
+def test_crop_alone_and_a_picture_that_is_smaller(tmp_path, negative, translate):
+    pixels = save(tmp_path / "in" / "a.png", picture(30, 40))
+    save(tmp_path / "in" / "small.png", picture(30, 15))
+    result = translate(negative, crop=20)
+    np.testing.assert_array_equal(load(tmp_path / "out" / "a.png"), 255 - pixels[5:25, 10:30])
+    ((path, reason),) = result.failed
+    assert path.endswith("small.png")
+    assert reason == "is 15 x 30 pixels, smaller than the crop of 20 x 20"
+
+
+@pytest.mark.parametrize("options", [{"resize": -1}, {"resize": (8, 0)}, {"crop": (8, 8, 8)}, {"resample": "best"}])
+def test_sizes_and_filters_that_are_none(tmp_path, negative, translate, options):
+    save(tmp_path / "in" / "a.png", picture())
+    with pytest.raises(UserError, match=next(iter(options))):
+        translate(negative, **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_styles_are_numbered_scaled_and_depend_on_the_name_alone(tmp_path, make_negative_run, translate):
     import zlib
 

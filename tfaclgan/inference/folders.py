@@ -103,7 +103,9 @@ def translate_folder(
     save_mask: bool = False,
     save_raw: bool = False,
     save_panels: bool = False,
-    resize: int = 0,
+    resize: int | tuple[int, int] = 0,
+    crop: int | tuple[int, int] = 0,
+    resample: str = "bilinear",
     batch: int = 0,
     overwrite: bool = False,
     stretch: bool = False,
@@ -129,7 +131,10 @@ def translate_folder(
         save_mask: write masks too (methods that have them).
         save_raw: write the generator's colours before blending too (methods that have them).
         save_panels: write the strip of all the method shows of a picture too, from top to bottom.
-        resize: shorter side before the translation, pixels; 0: original size.
+        resize: before the translation, pixels: the shorter side, or height and width, whatever that does to the
+            ratio; 0: original size.
+        crop: what is kept of the middle after that, pixels: the side of a square, or height and width; 0: all.
+        resample: filter of `resize`, a name in `data.images.RESAMPLING`.
         batch: pictures of one size in one call of the networks; 0: the translator's.
         overwrite: write again what is there; otherwise a picture with all its results is left alone.
         stretch: write each result stretched to its full range of values, as the original scripts do.
@@ -146,14 +151,15 @@ def translate_folder(
     """
     direction = translator.resolve_direction(direction)
     batch = batch or translator.batch
-    _check_options(translator, styles, style_reference, seed, resize, batch, style_scale, format)
+    fitting = _Fitting.of(resize, crop, resample)
+    _check_options(translator, styles, style_reference, seed, batch, style_scale, format)
     if save_panels and not translator.has_panels:
         raise UserError(f"save_panels: {translator.run.method.title} shows no more than its translation; leave it out")
     jobs = _jobs(input, output, styles, save_mask, save_raw, save_panels, format)
     reading = source_images.ImageOptions(
-        size=resize or 1, channels=translator.channels, min_size=1, max_pixels=_MAX_PIXELS
+        size=1, channels=translator.channels, min_size=1, max_pixels=_MAX_PIXELS, resample=resample
     )
-    reference = _reference_style(translator, style_reference, reading, direction)
+    reference = _reference_style(translator, style_reference, reading, fitting, direction)
 
     style = _Styles(translator.style_dim, seed, style_scale, reference)
     wanted = [job for job in jobs if overwrite or not all(os.path.exists(path) for path in job.outputs)]
@@ -165,7 +171,7 @@ def translate_folder(
         concurrent.futures.ThreadPoolExecutor(_WRITERS_AT_ONCE) as writers,
     ):
         writes: collections.deque[concurrent.futures.Future] = collections.deque()
-        for group in _groups(wanted, reading, bool(resize), batch, readers, result):
+        for group in _groups(wanted, reading, fitting, batch, readers, result):
             for path, pixels in _translate(translator, group, direction, style, stretch):
                 writes.append(writers.submit(_write, path, pixels))
             while len(writes) > _WAITING_BATCHES * batch:
@@ -201,19 +207,59 @@ class _Styles:
         return self.scale * np.stack([arrays.draw_style(self.seed, key, self.dimension, number) for key in keys])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fitting:
+    """What is done to a decoded picture: `resize` and `crop` of `translate_folder`, None for nothing.
+
+    resize: shorter side, or (height, width).
+    crop: (height, width).
+    """
+
+    resize: int | tuple[int, int] | None
+    crop: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, resize: int | tuple[int, int], crop: int | tuple[int, int], resample: str) -> _Fitting:
+        """Checked; UserError for sizes and filters that are none."""
+        for name, value in (("resize", resize), ("crop", crop)):
+            sides = value if isinstance(value, tuple) else (value,)
+            if len(sides) > 2 or min(sides) < (value != 0):
+                raise UserError(
+                    f"{name} {value}: not a side or height and width in pixels; 0 leaves pictures as they are"
+                )
+        if resample not in source_images.RESAMPLING:
+            raise UserError(f"resample {resample!r}: unknown; choose one of {', '.join(source_images.RESAMPLING)}")
+        return cls(resize or None, ((crop, crop) if isinstance(crop, int) else crop) if crop else None)
+
+    def apply(self, image: Image.Image, reading: source_images.ImageOptions) -> Image.Image:
+        """RejectedError if the picture is smaller than the crop."""
+        if isinstance(self.resize, int):
+            image = source_images.fit(image, dataclasses.replace(reading, size=self.resize))
+        elif self.resize and self.resize[::-1] != image.size:
+            image = image.resize(self.resize[::-1], source_images.RESAMPLING[reading.resample])
+        if self.crop:
+            height, width = self.crop
+            top, left = (image.height - height) // 2, (image.width - width) // 2
+            if min(top, left) < 0:
+                raise source_images.RejectedError(
+                    f"is {image.width} x {image.height} pixels, smaller than the crop of {width} x {height}"
+                )
+            image = image.crop((left, top, left + width, top + height))
+        return image
+
+
 def _check_options(
     translator: Translator,
     styles: int,
     style_reference: str | None,
     seed: int,
-    resize: int,
     batch: int,
     style_scale: float,
     format: str,
 ) -> None:
     if format not in FORMATS:
         raise UserError(f"format {format!r}: unknown; choose one of {', '.join(FORMATS)}")
-    for name, value, least in (("styles", styles, 1), ("batch", batch, 1), ("resize", resize, 0), ("seed", seed, 0)):
+    for name, value, least in (("styles", styles, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"{name} {value}: too small; give {least} or more")
     if not np.isfinite(style_scale):
@@ -314,31 +360,33 @@ def _pictures(input: str, output: str) -> list[tuple[str, str]]:
 
 
 def _reference_style(
-    translator: Translator, path: str | None, reading: source_images.ImageOptions, direction: str
+    translator: Translator,
+    path: str | None,
+    reading: source_images.ImageOptions,
+    fitting: _Fitting,
+    direction: str,
 ) -> np.ndarray | None:
     """The style [1, style_dim] of the picture at `path`."""
     if not path:
         return None
     try:
-        pixels = _read(path, reading, reading.size > 1)
+        pixels = _read(path, reading, fitting)
     except (source_images.RejectedError, OSError) as error:
         raise UserError(f"{path}: the style reference cannot be read ({one_line(error)}); name a picture") from error
     return translator.encode_style(pixels[None], direction)
 
 
-def _read(path: str, reading: source_images.ImageOptions, resize: bool) -> np.ndarray:
-    """The picture as uint8 [h, w, c], at its own size or with its shorter side at `reading.size`."""
+def _read(path: str, reading: source_images.ImageOptions, fitting: _Fitting) -> np.ndarray:
+    """The picture as uint8 [h, w, c], resized and cropped as asked."""
     data = source_images.read_file(path, _MAX_BYTES, f"{_MAX_BYTES >> 20} MiB")
-    image = source_images.decode(data, reading)
-    if resize:
-        image = source_images.fit(image, reading)
+    image = fitting.apply(source_images.decode(data, reading), reading)
     return np.asarray(image).reshape(image.height, image.width, reading.channels)
 
 
 def _groups(
     jobs: Sequence[_Job],
     reading: source_images.ImageOptions,
-    resize: bool,
+    fitting: _Fitting,
     batch: int,
     readers: concurrent.futures.Executor,
     result: FolderResult,
@@ -349,7 +397,7 @@ def _groups(
     remaining = iter(jobs)
     while True:
         while len(ahead) < 2 * batch and (job := next(remaining, None)) is not None:
-            ahead.append((job, readers.submit(_read, job.path, reading, resize)))
+            ahead.append((job, readers.submit(_read, job.path, reading, fitting)))
         if not ahead:
             break
         job, future = ahead.popleft()
