@@ -4,16 +4,21 @@
     python compare_with_original.py ours RUN translated.npz both.png
 
 The first needs PyTorch and Pillow; FOLDER is a clone of the original code (see make_golden.py), FILE its weights with
-the generator A to B; the second needs this package only. METHOD is acl_gan, munit, ugatit or cyclegan. The picture is
-squeezed to SIDE x SIDE pixels (256 if not given; full U-GAT-IT weights know theirs). both.png: picture, original's
-result, ours, eight times the difference. Ends with 1 if a value of the results in [-1, 1] differs by 1e-4 or more.
+the generator A to B; the second needs this package only. METHOD is acl_gan, munit, ugatit or cyclegan. For a checkpoint
+of U-GAT-IT's TensorFlow 1 code (FILE its folder) tf_keras is needed instead of PyTorch (see make_tf1_golden.py), and
+TF_USE_LEGACY_KERAS=1. The picture is squeezed to SIDE x SIDE pixels (256 if not given; full U-GAT-IT weights know
+theirs). both.png: picture, original's result, ours, eight times the difference. Ends with 1 if a value of the results
+in [-1, 1] differs by 1e-4 or more.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import types
 
+import make_tf1_golden
 import numpy as np
 from make_golden import load, tensor
 
@@ -22,10 +27,9 @@ BOUND = 1e-4
 
 def original(method: str, folder: str, file: str, picture: str, output: str, side: int = 256) -> None:
     """Writes input, style and the original's translation, [b, h, w, c] in [-1, 1]."""
-    import torch
     from PIL import Image
 
-    from tfaclgan.importing import originals
+    from tfaclgan.importing import originals, tf_checkpoints
     from tfaclgan.methods import base
 
     source = f"G_A={file}" if method == "cyclegan" else file
@@ -35,10 +39,46 @@ def original(method: str, folder: str, file: str, picture: str, output: str, sid
     pixels = np.asarray(Image.open(picture).convert(mode).resize((width, height), Image.Resampling.BICUBIC))
     x = (pixels.reshape(1, height, width, -1) / 127.5 - 1).astype("float32")
     style = np.random.RandomState(0).standard_normal((1, getattr(found.config, "style_dim", 1))).astype("float32")
+    prefix = "" if method == "cyclegan" else tf_checkpoints.find(file)
+    image = _by_tensorflow(folder, prefix, found, x) if prefix else _by_torch(method, folder, file, found, x, style)
+    np.savez(output, input=x, style=style, translation=image)
+
+
+def _by_torch(method, folder, file, found, x, style):
+    import torch
+
     content = torch.load(file, map_location="cpu", weights_only=True)
     with torch.no_grad():
         image = _TRANSLATE[method](folder, content, found, tensor(x), torch.from_numpy(style)[:, :, None, None])
-    np.savez(output, input=x, style=style, translation=image.numpy().transpose(0, 2, 3, 1))
+    return image.numpy().transpose(0, 2, 3, 1)
+
+
+def _by_tensorflow(folder, prefix, found, x):
+    """The code's own test graph with the checkpoint's generators."""
+    from tfaclgan.methods import ugatit
+
+    folder, prefix = os.path.abspath(folder), os.path.abspath(prefix)
+    code, tf = make_tf1_golden.load(folder)
+    config = found.config
+    settings = make_tf1_golden.arguments(
+        phase="test",
+        light=bool(config.light),
+        smoothing=ugatit.choices(config).rho_smoothing > 0,
+        ch=config.width,
+        n_res=config.residual_blocks,
+        img_size=x.shape[1],
+        img_ch=found.channels,
+        batch_size=1,
+    )
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as work, tf.Graph().as_default(), tf.Session() as session:
+        os.chdir(work)  # the code makes folders
+        model = code.UGATIT(session, settings)
+        model.build_model()
+        tf.train.Saver().restore(session, prefix)
+        image = session.run(model.test_fake_B, {model.test_domain_A: x})
+        os.chdir(before)
+    return image
 
 
 def _munit(folder, content, found, x, z):

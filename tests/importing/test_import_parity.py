@@ -21,6 +21,8 @@ FILES = {
     "ugatit_light": ("ugatit", ["ugatit/light_params_0001000.pt"]),
     "ugatit_full": ("ugatit", ["ugatit/full_params_0001000.pt"]),
     "ugatit_fork": ("ugatit", ["ugatit/fork_params_0002000.pt"]),
+    "tf_full": ("ugatit", ["tf1/UGATIT_tiny_lsgan_4resblock_4dis_1_1_10_10_1000_sn_smoothing"]),
+    "tf_light": ("ugatit", ["tf1/UGATIT_light_tiny_lsgan_4resblock_4dis_1_1_10_10_1000/UGATIT_light.model-4.index"]),
     "cyclegan": ("cyclegan", [f"cyclegan/latest_net_{n}.pth" for n in ("G_A", "G_B", "D_A", "D_B")]),
     "cyclegan_unet": ("cyclegan", [f"cyclegan_unet/latest_net_{n}.pth" for n in ("G_A", "D_A")]),
 }
@@ -147,6 +149,40 @@ def test_the_fork_keeps_weights_and_averages(runs, expected):
     assert np.any(state[f"networks/g_a2b/{kernel}"] != state[f"averages/g_a2b/{kernel}"])
     for variable, value in zip(network.variables, before, strict=True):
         variable.assign(value)
+
+
+@pytest.mark.parametrize("kind", ["tf_full", "tf_light"])
+def test_ugatit_of_tensorflow_1(runs, expected, kind):
+    found, _, lines, translator = runs(kind)
+    full = kind == "tf_full"
+    config = translator.run.config
+    assert (config.profile, config.light, config.width, config.residual_blocks) == ("tf", 1 - full, 1, 4)
+    assert (config.global_layers, config.local_layers, config.discriminator_width) == (5, 3, 1)
+    assert (config.spectral_norm, config.rho_smoothing) == (full, 0.1 if full else 0.0)
+    assert found.sides == ((SIZE, SIZE) if full else None)
+    for name, network in translator.networks.items():
+        made = network.paint(X) if name.startswith("g_") else network.judge(X)
+        for output, value in {"image": made[0], "logits": made.logits, "heatmap": made.heatmap}.items():
+            equal(kind, value, few(expected[f"{kind}/{name}/{output}"]))
+    equal(kind, translator.translate(X), few(expected[f"{kind}/g_a2b/image"]))
+    assert any("optimiser states at step 4 (updates: generators 3, discriminators 3)" in line for line in lines)
+    _, state = checkpoint.load_newest(translator.run.folder("checkpoints"))
+    for slot, value in zip("mv", expected[f"{kind}/moments"], strict=True):
+        ours = state[f"optimizers/generators/{slot}/g_b2a/decoder/block3_1_conv/kernel"]
+        np.testing.assert_array_equal(ours, value)
+        assert np.any(ours)
+
+
+def test_spectral_norms_of_tensorflow_1_are_a_power_step_further(runs):
+    """The code keeps u only and steps in every pass: v is made of the kernel, and both are unit vectors."""
+    found, _, _, translator = runs("tf_full")
+    theirs, layer = found.states["d_local_b"], translator.networks["d_local_b"].trunk.get_layer("last_conv")
+    matrix = theirs["conv_last/kernel"].reshape(-1, layer.filters).astype(np.float64)
+    v = matrix @ theirs["conv_last/u"][0]
+    u = v @ matrix
+    np.testing.assert_allclose(layer.v, v / np.linalg.norm(v), atol=1e-6)
+    np.testing.assert_allclose(layer.u, u / np.linalg.norm(u), atol=1e-6)
+    assert np.max(np.abs(np.asarray(layer.u))) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["cyclegan", "cyclegan_unet"])

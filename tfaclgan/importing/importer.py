@@ -14,7 +14,7 @@ from tfaclgan.data import files
 from tfaclgan.errors import UserError
 from tfaclgan.importing.originals import Found
 from tfaclgan.methods.base import Recipe
-from tfaclgan.networks import cyclegan_names, munit_names, ugatit_names
+from tfaclgan.networks import cyclegan_names, munit_names, ugatit_names, ugatit_tf_names
 from tfaclgan.training import checkpoint, rundir
 
 
@@ -59,7 +59,9 @@ def write(found: Found, run: rundir.Run, recipe: Recipe, *, seed: int = 0, flag_
 
 def assign(network: Any, state: Any, config: Any, method: str, source: str) -> None:
     """Sets one network's weights from an original's state dict; UserError if they do not fit."""
-    if method == "ugatit":
+    if method == "ugatit" and config.profile == "tf":
+        ugatit_tf_names.assign(network, state, source)
+    elif method == "ugatit":
         ugatit_names.assign(network, state, source)
     elif method == "cyclegan":
         cyclegan_names.assign(network, state, _cyclegan_names(network.name, state, config), source)
@@ -106,10 +108,13 @@ def _state_of(engine: Any, found: Found, run: rundir.Run) -> dict[str, np.ndarra
             found.updates[phase], state[f"optimizers/{phase}/iterations"].dtype
         )
         for name, official, first, second in moments:
-            path = _munit_names(name, run.config)[official]
+            if run.method.name == "ugatit":
+                path, convert = ugatit_tf_names.names_of(engine.networks[name])[official], np.asarray
+            else:
+                path, convert = _munit_names(name, run.config)[official], munit_names.to_keras
             for slot, value in (("m", first), ("v", second)):
                 key = f"optimizers/{phase}/{slot}/{name}/{path}"
-                state[key] = munit_names.to_keras(value).reshape(state[key].shape)
+                state[key] = convert(value).reshape(state[key].shape)
     return state
 
 
@@ -124,7 +129,7 @@ def _weights(engine: Any, name: str, group: str) -> dict[str, np.ndarray]:
 
 def _origin(found: Found) -> dict[str, Any]:
     """imported.json: which files the weights are from."""
-    hashes = {path: files.hash_file(path) for path in sorted(set(found.sources.values()))}
+    hashes = {path: files.hash_file(path) for path in sorted({*found.sources.values(), *found.beside})}
     return {
         "command": sys.argv,
         "networks": {name: os.path.basename(path) for name, path in found.sources.items()},

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tfaclgan.errors import UserError
-from tfaclgan.importing import tensor_files
-from tfaclgan.networks import cyclegan_names, ugatit_names
+from tfaclgan.importing import tensor_files, tf_checkpoints
+from tfaclgan.networks import cyclegan_names, ugatit_names, ugatit_tf_names, weight_names
 
 State = Mapping[str, np.ndarray]
 
@@ -33,7 +33,8 @@ _AVERAGES = {"genA2B_ema": "g_a2b", "genB2A_ema": "g_b2a"}
 _READS = {
     "acl_gan": "gen_*.pt (AB, BA), dis_*.pt (A, B, 2) and optimizer.pt",
     "munit": "gen_*.pt (a, b), dis_*.pt (a, b) and optimizer.pt",
-    "ugatit": "*_params_*.pt (genA2B, genB2A ...) of the PyTorch code and its fork",
+    "ugatit": "*_params_*.pt (genA2B, genB2A ...) of the PyTorch code and its fork, and the folder of a TensorFlow 1 "
+    "checkpoint",
     "cyclegan": "*_net_G_A.pth, G_B, D_A and D_B, or G_A=FILE",
 }
 _SMALLEST_FULL_SIDE = 16  # of the bottleneck: what a fork's file reads from a smaller one is its pooled map
@@ -52,6 +53,7 @@ class Found:
     moments: {our phase: [(our network, official name, first moment, second moment)]} of Adam.
     updates: {our phase: number of Adam's updates}.
     step: data iteration of the files, 0 where the optimisers' state is not given.
+    beside: further files that were read.
     """
 
     config: Any
@@ -64,6 +66,7 @@ class Found:
     moments: dict[str, list[tuple[str, str, np.ndarray, np.ndarray]]] = dataclasses.field(default_factory=dict)
     updates: dict[str, int] = dataclasses.field(default_factory=dict)
     step: int = 0
+    beside: list[str] = dataclasses.field(default_factory=list)
 
 
 def find(
@@ -73,7 +76,8 @@ def find(
 
     Args:
         method: "acl_gan", "munit", "ugatit" or "cyclegan".
-        paths: files, in any order; for CycleGAN also NAME=FILE, NAME one of G_A, G_B, D_A, D_B.
+        paths: files, in any order; for CycleGAN also NAME=FILE, NAME one of G_A, G_B, D_A, D_B; for U-GAT-IT also a
+            TensorFlow 1 checkpoint: its folder, prefix, or one of its files.
         config: of the method; options that shapes cannot tell are kept.
         given: names of the options that the user set; the weights may not contradict them.
         sides: image height and width that the user set.
@@ -84,11 +88,16 @@ def find(
     if method not in _READS:
         raise UserError(f"--method={method}: no original's weights are known for it; known: {', '.join(_READS)}")
     files = {"acl_gan": _munit_files, "munit": _munit_files, "ugatit": _ugatit_files, "cyclegan": _cyclegan_files}
-    states, averages, sources, optimizer = files[method](method, list(paths))
+    paths = list(paths)
+    checkpoints = [prefix for prefix in map(tf_checkpoints.find, paths) if prefix]
+    if checkpoints:
+        states, averages, sources, optimizer = _tf_checkpoint(method, paths, checkpoints[0])
+    else:
+        states, averages, sources, optimizer = files[method](method, paths)
     decide = {"acl_gan": _decide_munit, "munit": _decide_munit, "ugatit": _decide_ugatit, "cyclegan": _decide_cyclegan}
     label = next(iter(sources.values()))
     try:
-        decided, channels, fixed = decide[method](method, states, config, given, sides)
+        decided, channels, fixed = decide[method](method, states, config, given, sides, label)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError) as error:
         raise UserError(
             f"{label}: its weights are not those of {method} as its code saves them ({error} is missing or has an "
@@ -101,7 +110,11 @@ def find(
                 "leave this flag out"
             )
     found = Found(dataclasses.replace(config, **decided), decided, channels, fixed, states, averages, sources)
-    if optimizer:
+    if checkpoints:
+        found.beside = tf_checkpoints.shards(checkpoints[0])
+    if optimizer and checkpoints:
+        _take_adam_slots(found, *optimizer)
+    elif optimizer:
         _take_optimizer(found, method, *optimizer)
     return found
 
@@ -154,6 +167,38 @@ def _ugatit_files(method: str, paths: list[str]) -> tuple:
         states.setdefault(ours, state)
     _need(method, states, ("g_a2b", "g_b2a"), paths, at_least_one=True)
     return states, averages, sources, None
+
+
+def _tf_checkpoint(method: str, paths: list[str], prefix: str) -> tuple:
+    """What a TensorFlow 1 checkpoint of U-GAT-IT holds, by the scopes of its names."""
+    if method != "ugatit":
+        raise UserError(
+            f"{prefix}: is a TensorFlow checkpoint, which of the known codes only U-GAT-IT's writes; {method} reads "
+            f"{_READS[method]}; check --method and --source"
+        )
+    if len(paths) > 1:
+        raise UserError(f"--source={','.join(paths)}: a TensorFlow checkpoint holds all networks; give it alone")
+    states: dict[str, State] = {}
+    slots: dict[str, np.ndarray] = {}
+    powers: dict[str, float] = {}
+    extra = []
+    for name, value in tf_checkpoints.read(prefix).items():
+        scope = next((ours for ours, theirs in ugatit_tf_names.NETWORKS.items() if name.startswith(theirs + "/")), "")
+        if scope and name.endswith(("/Adam", "/Adam_1")):
+            slots[name] = value
+        elif scope:
+            states.setdefault(scope, {})[name.removeprefix(ugatit_tf_names.NETWORKS[scope] + "/")] = value
+        elif re.fullmatch(r"beta[12]_power(_1)?", name) and value.size == 1:
+            powers[name] = float(value)
+        else:
+            extra.append(name)
+    if not {"g_a2b", "g_b2a"} & set(states):
+        raise UserError(
+            f"{prefix}: holds {weight_names.listed(extra) or 'no generator'}, but not generator_A or generator_B of "
+            "U-GAT-IT's TensorFlow code; check --method and --source"
+        )
+    weight_names.check_names(prefix, "U-GAT-IT's TensorFlow code", (), extra)
+    return states, {}, dict.fromkeys(states, prefix + ".index"), (prefix, slots, powers) if slots else None
 
 
 def _cyclegan_files(method: str, paths: list[str]) -> tuple:
@@ -240,7 +285,9 @@ def _count(state: State, pattern: str) -> int:
     return number
 
 
-def _decide_munit(method: str, states: Mapping[str, State], config: Any, given: set[str], sides: Any) -> tuple:
+def _decide_munit(
+    method: str, states: Mapping[str, State], config: Any, given: set[str], sides: Any, label: str
+) -> tuple:
     generator = states["g_t" if method == "acl_gan" else "g_a"]
     stem = generator["enc_content.model.0.conv.weight"].shape
     width, channels = stem[:2]
@@ -268,9 +315,16 @@ def _decide_munit(method: str, states: Mapping[str, State], config: Any, given: 
 
 
 def _decide_ugatit(
-    method: str, states: Mapping[str, State], config: Any, given: set[str], sides: tuple[int, int] | None
+    method: str,
+    states: Mapping[str, State],
+    config: Any,
+    given: set[str],
+    sides: tuple[int, int] | None,
+    label: str,
 ) -> tuple:
     generator = next(states[name] for name in ("g_a2b", "g_b2a") if name in states)
+    if any("/" in name for name in generator):
+        return _decide_ugatit_tf(states, generator, given, sides, label)
     width, channels = (int(n) for n in generator["DownBlock.1.weight"].shape[:2])
     deep = int(generator["conv1x1.weight"].shape[0])
     blocks = _count({f"{int(k[9:].split('.')[0]) - 1}": v for k, v in generator.items() if k[:9] == "UpBlock1_"}, "{}")
@@ -292,17 +346,7 @@ def _decide_ugatit(
         decided["light"] = side
     else:
         decided["light"] = 0
-        fixed = sides if sides and sides[0] * sides[1] == 16 * places else (4 * side, 4 * side)
-        if fixed[0] * fixed[1] != 16 * places:
-            raise UserError(
-                f"these weights read maps of {places} places, not of one side: they are for rectangular images; give "
-                "--image_size=HEIGHTxWIDTH"
-            )
-        if sides and sides != fixed:
-            raise UserError(
-                f"--image_size={sides[0]}x{sides[1]}: the full model's weights are for {fixed[0]}x{fixed[1]} pixels; "
-                "leave this flag out"
-            )
+        fixed = _sides_of_full_model(places, sides)
     attention = generator.get(f"UpBlock_attention.{blocks + 10}.weight")
     masks = int(attention.shape[0]) if attention is not None else 0
     contents = int(generator["UpBlock2.11.weight"].shape[0]) // channels
@@ -325,7 +369,58 @@ def _decide_ugatit(
     return decided, channels, fixed
 
 
-def _decide_cyclegan(method: str, states: Mapping[str, State], config: Any, given: set[str], sides: Any) -> tuple:
+def _sides_of_full_model(places: int, sides: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width in pixels of the images whose maps have `places` places."""
+    side = 4 * math.isqrt(places)
+    fixed = sides if sides and sides[0] * sides[1] == 16 * places else (side, side)
+    if fixed[0] * fixed[1] != 16 * places:
+        raise UserError(
+            f"these weights read maps of {places} places, not of one side: they are for rectangular images; give "
+            "--image_size=HEIGHTxWIDTH"
+        )
+    if sides and sides != fixed:
+        raise UserError(
+            f"--image_size={sides[0]}x{sides[1]}: the full model's weights are for {fixed[0]}x{fixed[1]} pixels; "
+            "leave this flag out"
+        )
+    return fixed
+
+
+def _decide_ugatit_tf(
+    states: Mapping[str, State], generator: State, given: set[str], sides: tuple[int, int] | None, label: str
+) -> tuple:
+    channels, width = (int(n) for n in generator["conv/conv2d/kernel"].shape[2:])
+    deep = int(generator["conv_1x1/conv2d/kernel"].shape[-1])
+    blocks = _count(generator, "resblock_{}/res1/conv_0/conv2d/kernel")
+    inputs, hidden = (int(n) for n in generator["MLP/linear_0/dense/kernel"].shape)
+    places = inputs // deep
+    decided: dict[str, Any] = {
+        "profile": "tf",
+        "width": width,
+        "residual_blocks": blocks,
+        "mlp_dim": 0 if hidden == width * blocks else hidden,
+        "light": 1 if places == 1 else 0,
+    }
+    # No weight tells whether rho is used less 0.1; the code's names of folders do.
+    folder = os.path.basename(os.path.dirname(os.path.abspath(label)))
+    if re.search(r"_\d+resblock_\d+dis_", folder) and "rho_smoothing" not in given:
+        decided["rho_smoothing"] = 0.1 if folder.endswith("_smoothing") else 0.0
+    for scale in ("global", "local"):
+        judge = next((states[f"d_{scale}_{d}"] for d in "ab" if f"d_{scale}_{d}" in states), None)
+        if judge:
+            spectral = "conv_0/u" in judge
+            pattern = "conv_{}/kernel" if spectral else "conv_{}/conv2d/kernel"
+            decided |= {
+                f"{scale}_layers": _count(judge, pattern) + 2,
+                "spectral_norm": spectral,
+                "discriminator_width": int(judge[pattern.format(0)].shape[-1]),
+            }
+    return decided, channels, _sides_of_full_model(places, sides) if places > 1 else None
+
+
+def _decide_cyclegan(
+    method: str, states: Mapping[str, State], config: Any, given: set[str], sides: Any, label: str
+) -> tuple:
     generator = next(states[name] for name in ("g_ab", "g_ba") if name in states)
     if any(name.endswith(".filt") for name in generator):
         raise UserError(
@@ -408,6 +503,37 @@ def _take_optimizer(found: Found, method: str, path: str, content: dict) -> None
             ) from error
         found.moments[phase], found.updates[phase] = moments, updates
     found.step = step_in_name(next(iter(found.sources.values())))
+
+
+def _take_adam_slots(found: Found, prefix: str, slots: Mapping[str, np.ndarray], powers: Mapping[str, float]) -> None:
+    """Adam's moments from a TensorFlow 1 checkpoint, where they are named after their weights."""
+    found.step = tf_checkpoints.step_in_name(prefix)
+    # The code makes the generators' optimiser first, so TensorFlow numbers the discriminators' powers.
+    for phase, first_letter, power in (
+        ("generators", "g", "beta2_power"),
+        ("discriminators", "d", "beta2_power_1"),
+    ):
+        moments = []
+        for ours, state in found.states.items():
+            for name, value in state.items() if ours.startswith(first_letter) else ():
+                official = f"{ugatit_tf_names.NETWORKS[ours]}/{name}"
+                pair = [slots.get(official + suffix) for suffix in ("/Adam", "/Adam_1")]
+                if name.endswith("/u") or any(slot is None for slot in pair):
+                    continue
+                if any(slot.shape != value.shape for slot in pair):
+                    raise UserError(
+                        f"{prefix}: Adam's moments of {official} have another shape; get the folder again, whole"
+                    )
+                moments.append((ours, name, *pair))
+        if moments:
+            found.moments[phase], found.updates[phase] = moments, _updates(powers.get(power, 0.0), found.step)
+
+
+def _updates(power: float, step: int) -> int:
+    """Adam's updates: `power` is 0.999 to the next one's number as long as float32 can tell; then the files' step."""
+    if 1e-5 < power < 1:
+        return max(0, round(math.log(power) / math.log(0.999)) - 1)
+    return step
 
 
 def step_in_name(path: str) -> int:

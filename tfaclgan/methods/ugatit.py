@@ -88,6 +88,7 @@ PENALISED = ("wasserstein_gp", "wasserstein_lp", "dragan")
 PROFILES: dict[str, dict[str, Any]] = {
     "tf": {
         "score_padding": "keep",
+        "shallow_filling": "off",
         "norm_affine": "on",
         "encoder_bias": "on",
         "decoder_bias": "on",
@@ -105,6 +106,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "pt": {
         "score_padding": "shrink",
+        "shallow_filling": "off",
         "norm_affine": "off",
         "encoder_bias": "off",
         "decoder_bias": "off",
@@ -122,6 +124,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "en": {
         "score_padding": "shrink",
+        "shallow_filling": "on",
         "norm_affine": "on",
         "encoder_bias": "off",
         "decoder_bias": "on",
@@ -184,6 +187,9 @@ class Config:
     # What the codes disagree on.
     score_padding: str = _switch(
         "the discriminators' 4x4 convolutions of stride 1 keep the size, or shrink it by 1", "keep", "shrink"
+    )
+    shallow_filling: str = _switch(
+        "discriminators of fewer than five layers have 3x3 convolutions in the missing ones' place"
     )
     norm_affine: str = _switch("instance norms have a learnt scale and shift")
     encoder_bias: str = _switch("biases of the generators' stem, downsamplings and residual blocks")
@@ -285,6 +291,7 @@ class Choices:
     """A config's answers to what the codes disagree on."""
 
     keep_size: bool
+    filled: bool
     affine: bool
     encoder_bias: bool
     decoder_bias: bool
@@ -314,6 +321,7 @@ def choices(config: Config) -> Choices:
     hidden = config.width * (config.residual_blocks if config.profile == "tf" else 4)
     return Choices(
         keep_size=chosen["score_padding"] == "keep",
+        filled=chosen["shallow_filling"] == "on",
         affine=chosen["norm_affine"] == "on",
         encoder_bias=chosen["encoder_bias"] == "on",
         decoder_bias=chosen["decoder_bias"] == "on",
@@ -376,6 +384,7 @@ def discriminator(config: Config, channels: int, name: str) -> Any:
         width=config.discriminator_width,
         depth=config.global_layers if "global" in name else config.local_layers,
         keep_size=chosen.keep_size,
+        filled=chosen.filled,
         spectral=config.spectral_norm,
         score_bias=chosen.score_bias,
         shared_head=chosen.shared_head,
@@ -632,7 +641,8 @@ def size_multiple(config: Config) -> int:
 
 def minimum_size(config: Config) -> int:
     """The smallest side that generators and discriminators accept."""
-    return ugatit_sizes.minimum_side((config.global_layers, config.local_layers), choices(config).keep_size)
+    chosen = choices(config)
+    return ugatit_sizes.minimum_side((config.global_layers, config.local_layers), chosen.keep_size, chosen.filled)
 
 
 def check(config: Config, image_shape: ImageShape) -> None:
@@ -652,7 +662,8 @@ def check(config: Config, image_shape: ImageShape) -> None:
             f"--ugatit.background_unjudged with --ugatit.adversarial={config.adversarial}: only least squares have a "
             "score that is right; use --ugatit.adversarial=least_squares"
         )
-    ugatit_sizes.check_size(image_shape, config.global_layers, config.local_layers, choices(config).keep_size)
+    chosen = choices(config)
+    ugatit_sizes.check_size(image_shape, config.global_layers, config.local_layers, chosen.keep_size, chosen.filled)
 
 
 RECIPE = Recipe(

@@ -27,7 +27,7 @@ from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.precision import full_dtype, full_precision
 from tfaclgan.layers.resampling import SmallUpsampleConv2D, area_pool
 from tfaclgan.layers.weights import SpectralConv2D, pytorch_initializers
-from tfaclgan.networks.ugatit_sizes import DOWNSAMPLES
+from tfaclgan.networks.ugatit_sizes import DOWNSAMPLES, fillers
 
 Tensor = Any
 Initializers = Callable[[int], tuple[Any, Any]]
@@ -187,8 +187,8 @@ class Generator(keras.Model):
 class Discriminator(keras.Model):
     """Patch discriminator with class activation.
 
-    layers - 2 convolutions 4x4 of stride 2, for fewer than five layers 5 - layers 3x3 ones of stride 1 (the fork's
-    rule), one 4x4 of stride 1, class activation with a 1x1 convolution, and a 4x4 one to one score a place.
+    layers - 2 convolutions 4x4 of stride 2, if `filled` for fewer than five layers 5 - layers 3x3 ones of stride 1
+    (the fork's rule), one 4x4 of stride 1, class activation with a 1x1 convolution, and a 4x4 one to one score a place.
     The official code's global and local discriminators have 7 and 5 layers.
 
     Args:
@@ -196,6 +196,7 @@ class Discriminator(keras.Model):
         width: channels after the first convolution, doubled by each further 4x4 one.
         depth: number of layers, at least 3.
         keep_size: the 4x4 convolutions of stride 1 keep the size (border 1 before, 2 after).
+        filled: 3x3 convolutions stand for the missing ones of fewer than five layers.
         spectral: spectral norm on all but the 1x1 convolution.
         score_bias: of the last convolution.
         shared_head, cam_bias, raw_attention, attend: of the class activation.
@@ -210,6 +211,7 @@ class Discriminator(keras.Model):
         width: int,
         depth: int,
         keep_size: bool,
+        filled: bool,
         spectral: bool,
         score_bias: bool,
         shared_head: bool,
@@ -225,7 +227,7 @@ class Discriminator(keras.Model):
         border = (1, 2) if keep_size else 1
         deep = width * 2 ** (depth - 2)
         with keras.name_scope(name):
-            self.trunk = _trunk(start, channels, width, depth, border, spectral)
+            self.trunk = _trunk(start, channels, width, depth, fillers(depth, filled), border, spectral)
             kernel, bias = start(deep)
             self.cam = ClassActivation(
                 shared=shared_head,
@@ -279,12 +281,18 @@ class Discriminator(keras.Model):
 
 
 def _trunk(
-    start: Initializers, channels: int, width: int, depth: int, border: int | tuple[int, int], spectral: bool
+    start: Initializers,
+    channels: int,
+    width: int,
+    depth: int,
+    same: int,
+    border: int | tuple[int, int],
+    spectral: bool,
 ) -> keras.Model:
     inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     widths = [width * 2**i for i in range(depth - 2)]
     plan = [(f"down{i}", filters, 4, 2, 1) for i, filters in enumerate(widths)]
-    plan += [(f"same{i}", widths[-1], 3, 1, 1) for i in range(max(0, 5 - depth))]
+    plan += [(f"same{i}", widths[-1], 3, 1, 1) for i in range(same)]
     plan += [("last", 2 * widths[-1], 4, 1, border)]
     with keras.name_scope("trunk"):
         x = inputs

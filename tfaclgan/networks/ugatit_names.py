@@ -63,9 +63,9 @@ def generator_names(blocks: int) -> dict[str, str]:
     return names
 
 
-def discriminator_names(depth: int) -> dict[str, str]:
-    """{official name: path} of whatever a discriminator of either code may have."""
-    labels = [f"down{i}" for i in range(depth - 2)] + [f"same{i}" for i in range(max(0, 5 - depth))] + ["last"]
+def discriminator_names(depth: int, same: int) -> dict[str, str]:
+    """{official name: path} of whatever a discriminator of either code may have; `same`: its 3x3 convolutions."""
+    labels = [f"down{i}" for i in range(depth - 2)] + [f"same{i}" for i in range(same)] + ["last"]
     places = {f"model.{3 * i + 1}": f"trunk/{label}_conv" for i, label in enumerate(labels)}
     places |= {"gap_fc": "cam/mean", "gmp_fc": "cam/peak", "conv1x1": "squeeze", "conv": "score"}
     names: dict[str, str] = {}
@@ -156,11 +156,21 @@ def assign(network: keras.Model, state: Mapping[str, np.ndarray], source: str) -
     weight_names.assign(source, network.name, variables, values, {path: name for name, path in known.items()}, state)
 
 
+def depth_of(network: ugatit.Discriminator) -> tuple[int, int]:
+    """Number of layers, and of 3x3 convolutions that stand for missing ones."""
+    layers = {v.path.split("/")[2] for v in network.trunk.variables}
+    return tuple(start + sum(layer.startswith(kind) for layer in layers) for start, kind in ((2, "down"), (0, "same")))
+
+
+def blocks_of(network: ugatit.Generator) -> int:
+    """Number of residual blocks of the decoder."""
+    layers = {v.path.split("/")[2] for v in network.decoder.variables}
+    return sum(layer.endswith("_0_conv") for layer in layers)
+
+
 def _names_of(network: ugatit.Generator | ugatit.Discriminator) -> tuple[dict[str, str], tuple[int, ...]]:
     if hasattr(network, "trunk"):
-        layers = {v.path.split("/")[2] for v in network.trunk.variables}
-        return discriminator_names(2 + sum(layer.startswith("down") for layer in layers)), ()
-    layers = {v.path.split("/")[2] for v in network.decoder.variables}
-    blocks = sum(layer.endswith("_0_conv") for layer in layers)
+        return discriminator_names(*depth_of(network)), ()
+    blocks = blocks_of(network)
     light, deep = network.light, network.map_shape[-1]
     return generator_names(blocks), (light, light, deep) if light else network.map_shape
