@@ -1,7 +1,7 @@
 """Writes requirements/{cpu,gpu,tpu}.lock from the bounds in setup.py: `make lock`.
 
-Each lock file holds every package of one accelerator's environment (with demo, metrics, datasets and dev) with exact
-versions and hashes, for Python 3.10-3.13 by environment markers. The resolver is uv in its universal mode. Without
+Each lock file holds every package of one accelerator's environment (with demo, metrics, datasets and dev, and on the CPU
+jax) with exact versions and hashes, for Python 3.10-3.13 by environment markers. The resolver is uv in its universal mode. Without
 --upgrade the pins of an existing lock file stay where the bounds still allow them.
 """
 
@@ -19,6 +19,7 @@ UV_VERSION = "0.13.9"
 OLDEST_PYTHON = "3.10"
 LOCKS = ("cpu", "gpu", "tpu")
 COMMON_EXTRAS = ("demo", "metrics", "datasets", "dev")
+MORE_EXTRAS = {"cpu": ("jax",)}
 HERE = pathlib.Path(__file__).resolve().parent
 HEADER = """\
 # tfaclgan on {name}: every package, exactly as tested; Python 3.10-3.13.
@@ -36,7 +37,7 @@ def compile_lock(uv: pathlib.Path, name: str, upgrade: bool) -> str:
         if target.exists():
             output.write_text(target.read_text())  # uv prefers the pins it finds in its output file
         command = [uv, "pip", "compile", HERE.parent / "setup.py"]
-        for extra in (name, *COMMON_EXTRAS):
+        for extra in (name, *COMMON_EXTRAS, *MORE_EXTRAS.get(name, ())):
             command += ["--extra", extra]
         command += ["--output-file", output, "--python-version", OLDEST_PYTHON]
         command += ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from tfaclgan.engine import ENGINES
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
@@ -248,6 +249,13 @@ def define() -> None:
     )
 
     hardware = _group("Hardware")
+    hardware(
+        flags.DEFINE_enum,
+        "engine",
+        "tensorflow",
+        "What computes: TensorFlow, or JAX on the same methods, data and run directories (docs/engines.md).",
+        ENGINES,
+    )
     hardware(
         flags.DEFINE_enum,
         "strategy",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from tfaclgan import errors
+from tfaclgan import engine, errors
 from tfaclgan import flags as tfaclgan_flags
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
@@ -45,6 +45,7 @@ def _run(argv: list[str]) -> int:
             f"unexpected argument {rest[1]!r}; flags are written --NAME=VALUE, see python -m tfaclgan.main --help"
         )
     _check_flags()
+    engine.choose(FLAGS.engine)
     _import_tensorflow()
     modes = {
         "train": _train,
@@ -61,6 +62,8 @@ def _run(argv: list[str]) -> int:
 def _check_flags() -> None:
     """What can be refused without TensorFlow is refused at once."""
     tfaclgan_flags.check_numbers(FLAGS)
+    if FLAGS.engine == "jax":
+        _check_jax_flags()
     if FLAGS.mode == "tpu_check":
         recipe = tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
         if recipe.batch_size % FLAGS.tpu_cores:
@@ -98,6 +101,17 @@ def _check_flags() -> None:
         bundle.newest(_run_dir())
 
 
+def _check_jax_flags() -> None:
+    if FLAGS.mode in ("export", "debug"):
+        raise UserError(
+            f"--mode={FLAGS.mode} is TensorFlow's; leave out --engine=jax: run directories are the same for both"
+        )
+    if FLAGS.augment_on == "device":
+        raise UserError("--augment_on=device: is there with --engine=tensorflow only; use --augment_on=host")
+    if FLAGS.xla == "off":
+        raise UserError("--xla=off: JAX computes with XLA always; leave it out, or use --engine=tensorflow")
+
+
 def _run_dir() -> str:
     return FLAGS.run_dir or os.path.join("runs", FLAGS.method)
 
@@ -108,7 +122,7 @@ def _import_tensorflow() -> None:
     installation.require_tensorflow()
     from tfaclgan import quiet
 
-    quiet.import_tensorflow()
+    quiet.import_tensorflow(hidden_from_accelerators=FLAGS.engine != "tensorflow")
 
 
 # -- train ------------------------------------------------------------------------------------
@@ -126,11 +140,10 @@ def _train() -> int:
     for domain in ("trainA", "trainB"):
         manifest.split(domain)
 
-    from tfaclgan.engine import strategy
     from tfaclgan.training import loop, rundir
 
     run = rundir.Run(_run_dir(), method, config, image_shape, _training_flags(recipe))
-    hardware = strategy.make(FLAGS.strategy, tpu=FLAGS.tpu, cpu_devices=FLAGS.cpu_devices)
+    hardware = engine.current().make_hardware(FLAGS.strategy, tpu=FLAGS.tpu, cpu_devices=FLAGS.cpu_devices)
     settings = loop.Settings(
         recipe=recipe,
         data_options=data_options,

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tfaclgan.engine import strategy as strategies
-from tfaclgan.engine.tensorflow import Engine, build_networks
+from tfaclgan.engine.base import build_networks
+from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.engine.tpu_compiler import WITHOUT_TPU_KERNEL
 from tfaclgan.inference.translator import Translator
 from tfaclgan.methods import base

@@ -12,8 +12,9 @@ import tensorflow as tf
 import toy
 
 from tfaclgan.engine import strategy as strategies
+from tfaclgan.engine.base import build_networks
 from tfaclgan.engine.rematerialise import rematerialise
-from tfaclgan.engine.tensorflow import Engine, build_networks
+from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.methods import base
 
 SHAPE = (16, 16, 3)

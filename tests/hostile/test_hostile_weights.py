@@ -179,9 +179,9 @@ def test_options_a_method_cannot_have(run, values):
 @pytest.mark.parametrize("cases", [120, MANY])
 def test_damaged_folders_that_were_given_away(saved, tmp_path, cases, monkeypatch):
     """Networks are built only from a description that holds, and filled only with the bytes it vouches for."""
-    monkeypatch.setattr("tfaclgan.engine.tensorflow.build_networks", lambda *arguments: {})
+    monkeypatch.setattr("tfaclgan.engine.base.build_networks", lambda *arguments: {})
     loaded = []
-    monkeypatch.setattr("tfaclgan.engine.tensorflow.assign_all", lambda names, state, source: loaded.append(state))
+    monkeypatch.setattr("tfaclgan.engine.base.assign_all", lambda names, state, source: loaded.append(state))
     folder = pathlib.Path(shutil.copytree(saved[0], tmp_path / "given"))
 
     def check(draw):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfaclgan.data import augment
-from tfaclgan.engine.tensorflow import build_networks
+from tfaclgan.engine.base import build_networks
 from tfaclgan.errors import UserError
 from tfaclgan.inference import arrays
 from tfaclgan.inference.folders import translate_folder

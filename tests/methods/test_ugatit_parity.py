@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 import ugatit_recipe as recipe
 
-from tfaclgan.engine.tensorflow import build_networks, named_variables
+from tfaclgan.engine.base import build_networks, named_variables
 from tfaclgan.errors import UserError
 from tfaclgan.methods import ugatit
 from tfaclgan.networks import ugatit_names

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfaclgan.engine.tensorflow import build_networks, named_variables
+from tfaclgan.engine.base import build_networks, named_variables
 from tfaclgan.errors import UserError
 from tfaclgan.methods import ugatit
 from tfaclgan.networks import ugatit_sizes

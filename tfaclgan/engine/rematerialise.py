@@ -7,10 +7,10 @@ a time. The gradient is the same; the price is a second forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 _MAPS = 4  # dimensions of [b, h, w, c]
 
@@ -38,10 +38,23 @@ def _forget(piece: keras.Model) -> None:
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """`piece.call`; no layer of the house behaves differently in training, and none has masks."""
 
-        def flat(*tensors: tf.Tensor) -> Any:
-            return compute(tf.nest.pack_sequence_as(inputs, tensors))
+        def flat(*tensors: Any) -> Any:
+            return compute(keras.tree.pack_sequence_as(inputs, tensors))
 
-        # It ties the second pass to the gradient by a data dependency, so that XLA does not merge it with the first.
-        return tf.recompute_grad(flat)(*tf.nest.flatten(inputs))
+        return _computed_again(flat)(*keras.tree.flatten(inputs))
 
     piece.call = call
+
+
+def _computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with nothing kept for its gradient but its arguments.
+
+    Both frameworks tie the second pass to the gradient, so that XLA does not merge it with the first.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.checkpoint(function)
+    import tensorflow as tf
+
+    return tf.recompute_grad(function)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 from typing import Any
 
 import tensorflow as tf
 
+from tfaclgan.engine import base
 from tfaclgan.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Hardware:
+class Hardware(base.Hardware):
     """The devices of a run.
 
     strategy: the tf.distribute strategy.
-    kind: "cpu", "gpu" or "tpu".
-    description: one phrase for the console.
-    host, hosts: this process's number and how many there are.
+    The others as in `base.Hardware`.
     """
 
     strategy: tf.distribute.Strategy
@@ -33,16 +31,13 @@ class Hardware:
     def replicas(self) -> int:
         return self.strategy.num_replicas_in_sync
 
-    @property
-    def replicas_per_host(self) -> int:
-        return self.replicas // self.hosts
+    def for_engine(self) -> dict[str, Any]:
+        return {"strategy": self.strategy}
 
-    @property
-    def is_chief(self) -> bool:
-        return self.host == 0
+    def means_a_lost_host(self, error: Exception) -> bool:
+        return isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError | tf.errors.CancelledError)
 
     def sum_over_replicas(self, value: int) -> int:
-        """The sum of every replica's `value`, each host giving its own; all hosts must call it together."""
         # Every collective has a float kernel, which counts to 2^24 only; so halves of 12 bits are summed.
         high, low = self._sum(tf.constant(divmod(value, 4096), tf.float32)).numpy()
         return 4096 * round(float(high)) + round(float(low))
@@ -125,18 +120,7 @@ def _mirrored() -> Hardware:
 
 
 def _multiworker() -> Hardware:
-    text = os.environ.get("TF_CONFIG", "")
-    example = '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'
-    try:
-        config = json.loads(text)
-        workers = config["cluster"]["worker"]
-        index = int(config["task"]["index"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--strategy=multiworker: TF_CONFIG is missing or not readable; set it, for example to {example}"
-        ) from error
-    if not 0 <= index < len(workers):
-        raise UserError(f"--strategy=multiworker: TF_CONFIG task index {index} but there are {len(workers)} workers")
+    index, workers = base.cluster()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
     return Hardware(

@@ -9,46 +9,20 @@ replicas, run outside.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfaclgan.data.device_augment import DeviceAugmentation
-from tfaclgan.engine.rematerialise import rematerialise as rematerialised
-from tfaclgan.errors import UserError
+from tfaclgan.engine import base
+from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_variables
+from tfaclgan.engine.strategy import make as make_hardware  # noqa: F401 (what `engine.current()` is asked for)
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
-from tfaclgan.training import optimizers
 from tfaclgan.training.optimizers import CoupledAdam
-
-MOST_SKIPPED = 100  # turns of a phase left out in a row, after which nan_policy="skip" stops as well
-_REPORT_SLOTS = 48  # scalars a phase may report; padded to a fixed width so that loops carry one tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a call of `Engine.train` measured.
-
-    scalars: {"phase/term": mean over the data iterations in which the phase was due}.
-    non_finite: names of the scalars that were not finite; empty for a healthy call.
-    bad_step: the data iteration in which that happened, or -1.
-    steps: data iterations that were run.
-    input_wait_secs: seconds the loop stood still because the next batch was not there; NaN if not measured.
-    skipped: data iterations with a phase that was left out (nan_policy="skip").
-    """
-
-    scalars: dict[str, float]
-    non_finite: tuple[str, ...]
-    bad_step: int
-    steps: int
-    input_wait_secs: float
-    skipped: int = 0
 
 
 class Turn(NamedTuple):
@@ -100,7 +74,7 @@ class _Context:
         TensorFlow's float draws differ between plain kernels and XLA; its bits do not. Drawn for the
         global batch and sliced, so that one replica and many see the same numbers.
         """
-        site = zlib.crc32(f"{self._seed}/{self._phase}/{name}".encode()) & 0x7FFFFFFF
+        site = base.call_site(self._seed, self._phase, name)
         seed = tf.stack([tf.constant(site, tf.int32), tf.cast(self.step, tf.int32)])
         batch = int(shape[0])
         bits = tf.random.stateless_uniform(
@@ -192,7 +166,7 @@ def _local(variable: tf.Variable) -> tf.Variable:
     return variable
 
 
-class Engine:
+class Engine(base.Engine):
     """Networks, optimisers and moving averages of one run, and the compiled training function.
 
     Args:
@@ -228,22 +202,16 @@ class Engine:
         augmentation: DeviceAugmentation | None = None,
         nan_policy: str = "stop",
     ) -> None:
-        self._time_input, self._skips = time_input, nan_policy == "skip"
+        super().__init__(method, config, image_shape=image_shape, recipe=recipe, seed=seed, nan_policy=nan_policy)
+        self._time_input = time_input
         self.augmentation = augmentation
-        self.method, self.config, self.recipe, self.image_shape, self.seed = method, config, recipe, image_shape, seed
         self.strategy = strategy or tf.distribute.get_strategy()
         self.replicas = self.strategy.num_replicas_in_sync
-        self.phases: tuple[Phase, ...] = tuple(method.phases(config))
-        self.period = math.lcm(*(phase.every for phase in self.phases))
         on_cpu = not (tf.config.get_visible_devices("GPU") or tf.config.list_physical_devices("TPU"))
         self.xla = {"on": True, "off": False, "auto": not on_cpu}[xla]
         self._is_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
-        self._term_names: dict[str, list[str]] = {}
         with self.strategy.scope():
-            self.networks = build_networks(method, config, image_shape, seed=seed, dtype=dtype)
-            for name in self._averaged() if rematerialise else ():
-                rematerialised(self.networks[name])
-            self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
+            self._build(dtype, rematerialise)
             self.step = tf.Variable(
                 0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
             )
@@ -276,23 +244,28 @@ class Engine:
 
         Stops early after a data iteration with a non-finite term, watch value or gradient (see `nan_policy`).
         """
-        if steps % self.period:
-            raise ValueError(f"steps={steps} is not a multiple of the schedule's period {self.period}")
+        self._check_steps(steps)
         start = int(self.step.numpy())
         if self._skips:
             self._skipped.assign(0)
-        sums, counts, bad_step, last, waited = (t.numpy() for t in self._train(iterator, tf.constant(steps, tf.int64)))
-        scalars, non_finite = {}, []
-        for row, phase in enumerate(self.phases):
-            for slot, name in enumerate(self._term_names[phase.name]):
-                key = f"{phase.name}/{name}"
-                if counts[row]:
-                    scalars[key] = float(sums[row, slot] / counts[row])
-                if bad_step >= 0 and not np.isfinite(last[row, slot]):
-                    non_finite.append(key)
+        measured = (t.numpy() for t in self._train(iterator, tf.constant(steps, tf.int64)))
+        sums, counts, bad_step, last, waited = measured
         skipped = int(self._skipped.numpy()) if self._skips else 0
-        steps = int(self.step.numpy()) - start
-        return Report(scalars, tuple(non_finite), int(bad_step), steps, float(waited), skipped)
+        return self._report(sums, counts, last, int(bad_step), int(self.step.numpy()) - start, float(waited), skipped)
+
+    def batches(self, make_dataset: Callable[[], tf.data.Dataset]) -> Iterator[Any]:
+        """The iterator that `train` takes, of a dataset with one element a replica of this host."""
+        if self.replicas == 1:
+            return iter(make_dataset().prefetch(tf.data.AUTOTUNE))
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: make_dataset()))
+
+    def start_profile(self, folder: str) -> None:
+        """Begins to trace the device for TensorBoard."""
+        tf.profiler.experimental.start(folder)
+
+    def stop_profile(self) -> None:
+        """Writes what was traced."""
+        tf.profiler.experimental.stop()
 
     @property
     def trace_count(self) -> int:
@@ -300,9 +273,9 @@ class Engine:
         return self._train.experimental_get_tracing_count()
 
     def _train_loop(self, iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        sums = tf.zeros([len(self.phases), _REPORT_SLOTS])
+        sums = tf.zeros([len(self.phases), REPORT_SLOTS])
         counts = tf.zeros([len(self.phases)])
-        last = tf.zeros([len(self.phases), _REPORT_SLOTS])
+        last = tf.zeros([len(self.phases), REPORT_SLOTS])
         bad_step = tf.constant(-1, tf.int64)
         done = tf.constant(0, tf.int64)
         waited = tf.constant(0.0, tf.float64)
@@ -376,7 +349,7 @@ class Engine:
         carried: dict[str, tf.Tensor] = {}
         for phase in self.phases:
             if offset % phase.every:
-                rows.append(tf.zeros([_REPORT_SLOTS]))
+                rows.append(tf.zeros([REPORT_SLOTS]))
                 continue
             with tf.name_scope(phase.name):
                 self._power_step(phase)
@@ -475,12 +448,6 @@ class Engine:
     def _remembered(self) -> dict[str, tf.Tensor]:
         return {name: memory.local.read_value() for name, memory in self._memory.items()}
 
-    def _power_step(self, phase: Phase) -> None:
-        for name in phase.power_step:
-            for layer in self.networks[name]._flatten_layers():
-                if hasattr(layer, "power_step"):
-                    layer.power_step()
-
     def _gradient_function(self, phase: Phase) -> Callable[..., tuple[Any, ...]]:
         """A phase's (report row, gradients, new memory, tensors for later phases), on one replica."""
         variables = self._variables(phase)
@@ -495,18 +462,11 @@ class Engine:
             context = _Context(self.seed, phase.name, step, replica, self.replicas, memory, carried)
             with tf.GradientTape() as tape:
                 loss = phase.loss(self.networks, batch, context, self.config)
-                terms = {name: tf.cast(value, tf.float32) for name, value in loss.terms.items()}
-                total = tf.add_n(list(terms.values())) / self.replicas  # gradients are summed over replicas
+                terms = [tf.cast(value, tf.float32) for value in loss.terms.values()]
+                total = tf.add_n(terms) / self.replicas  # gradients are summed over replicas
             gradients = tape.gradient(total, variables)
-            scalars = {
-                "loss": total * self.replicas,
-                **terms,
-                **{n: tf.cast(v, tf.float32) for n, v in loss.watch.items()},
-            }
-            self._term_names[phase.name] = [*scalars, "gradient_norm"]
-            if len(scalars) >= _REPORT_SLOTS:
-                raise ValueError(f"phase {phase.name} reports {len(scalars)} scalars; at most {_REPORT_SLOTS - 1}")
-            row = tf.stack(list(scalars.values())) / self.replicas
+            scalars = self._scalars(phase, total * self.replicas, loss)
+            row = tf.stack([tf.cast(value, tf.float32) for value in scalars.values()]) / self.replicas
             return row, gradients, dict(loss.memory), dict(loss.carry)
 
         nested = self.xla and self.replicas > 1 and not phase.cross_replica and not self._is_tpu
@@ -535,46 +495,22 @@ class Engine:
         optimizer.apply(gradients, variables)
         if self._skips:
             optimizer.iterations.assign_sub(tf.cast(bad, optimizer.iterations.dtype))
-        return tf.pad(row, [[0, _REPORT_SLOTS - row.shape[0]]])
+        return tf.pad(row, [[0, REPORT_SLOTS - row.shape[0]]])
 
     # -- what is trained ----------------------------------------------------------------------
 
-    def _variables(self, phase: Phase) -> list[Any]:
-        return [variable for name in phase.networks for variable in self.networks[name].trainable_variables]
-
-    def _trained(self, phase: Phase) -> list[tuple[str, str, Any]]:
-        """(network, path, variable) of `_variables`, in its order."""
-        return [
-            (name, path, variable)
-            for name in phase.networks
-            for path, variable in _named_variables(self.networks[name]).items()
-            if variable.trainable
-        ]
-
     def _optimizer(self, phase: Phase) -> _ReplicaAdam:
-        recipe = self.recipe
-        optimizer = _ReplicaAdam(
-            optimizers.schedule(recipe, phase.every),
-            recipe.beta_1,
-            recipe.beta_2,
-            recipe.adam_epsilon,
-            l2=recipe.weight_decay,
-            l2_on=recipe.weight_decay_on,
-            name=f"adam_{phase.name}",
-        )
+        optimizer = _ReplicaAdam(**self._optimizer_settings(phase))
         optimizer.leaves_out = self._skips
         optimizer.build(self._variables(phase))  # inside the scope, or replicas miscount
         return optimizer
-
-    def _averaged(self) -> list[str]:
-        return [name for name in self.method.ema_networks if name in self.networks]
 
     def _make_averages(self) -> dict[str, tf.Variable]:
         if not self.recipe.ema_decay:
             return {}
         averages = {}
         for name in self._averaged():
-            for key, variable in _named_variables(self.networks[name]).items():
+            for key, variable in named_variables(self.networks[name]).items():
                 averages[f"{name}/{key}"] = tf.Variable(variable.value, trainable=False)
         return averages
 
@@ -586,7 +522,7 @@ class Engine:
         copies = tf.cast(self.step, tf.float64) <= self.recipe.ema_start * self.recipe.steps
         share = tf.where(copies, 1.0, 1 - self.recipe.ema_decay) if self.recipe.ema_start else 1 - self.recipe.ema_decay
         for name in self._averaged():
-            for key, variable in _named_variables(self.networks[name]).items():
+            for key, variable in named_variables(self.networks[name]).items():
                 weight = share if variable.trainable else 1.0  # statistics are copied
                 self.strategy.extended.update(
                     self.averages[f"{name}/{key}"],
@@ -596,112 +532,6 @@ class Engine:
                     args=(variable.value,),
                     group=False,
                 )
-
-    def learning_rates(self) -> dict[str, float]:
-        """The rate each phase's next update will use."""
-        return {name: float(o._get_current_learning_rate()) for name, o in self.optimizers.items()}
-
-    # -- state --------------------------------------------------------------------------------
-
-    def variables(self) -> dict[str, Any]:
-        """Everything a checkpoint holds, by a name that is the same on every engine and in every process."""
-        named: dict[str, Any] = {"step": self.step}
-        for network, model in self.networks.items():
-            named.update({f"networks/{network}/{key}": v for key, v in _named_variables(model).items()})
-        for phase in self.phases:
-            optimizer = self.optimizers[phase.name]
-            named[f"optimizers/{phase.name}/iterations"] = optimizer.iterations
-            keys = [f"{network}/{path}" for network, path, _ in self._trained(phase)]
-            for slot, slots in (("m", optimizer._momentums), ("v", optimizer._velocities)):
-                named.update({f"optimizers/{phase.name}/{slot}/{key}": v for key, v in zip(keys, slots, strict=True)})
-        named.update({f"averages/{key}": variable for key, variable in self.averages.items()})
-        named.update({f"memory/{name}": memory for name, memory in self._memory.items()})
-        return named
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The values of `variables()`; training on does not change them."""
-        return {name: np.array(variable.numpy()) for name, variable in self.variables().items()}
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """{"network/path": value} of everything in the networks."""
-        return {
-            f"{network}/{path}": np.array(variable.numpy())
-            for network, model in self.networks.items()
-            for path, variable in _named_variables(model).items()
-        }
-
-    def load_state(self, state: dict[str, np.ndarray], source: str) -> None:
-        """Sets every variable from `state`; UserError naming `source` if names or shapes differ."""
-        variables = self.variables()
-        assign_all(variables, state, source)
-
-    def weight_norms(self) -> dict[str, float]:
-        """Euclidean norm of each network's trainable weights."""
-        return {
-            name: float(np.sqrt(sum(np.sum(np.square(v.numpy(), dtype=np.float64)) for v in model.trainable_variables)))
-            for name, model in self.networks.items()
-        }
-
-    def copy_for_inference(self, target: dict[str, keras.Model]) -> None:
-        """Copies the weights users should see (averages where there are any) into `target`'s networks."""
-        for name, model in self.networks.items():
-            for key, variable in _named_variables(target[name]).items():
-                average = self.averages.get(f"{name}/{key}")
-                source = average if average is not None else _named_variables(model)[key]
-                variable.assign(source.numpy())
-
-
-def build_networks(
-    method: Method, config: Any, image_shape: ImageShape, *, seed: int = 0, dtype: str = "float32"
-) -> dict[str, keras.Model]:
-    """A method's networks with initial weights that depend on `seed` alone."""
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float64": "float64"}[dtype]
-    before = keras.config.dtype_policy()
-    keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(policy)
-    try:
-        return dict(method.networks(config, image_shape))
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def assign_all(variables: dict[str, Any], state: dict[str, np.ndarray], source: str) -> None:
-    """Assigns `state` to `variables` after checking that names and shapes are the same and all numbers finite."""
-    missing, extra = sorted(set(variables) - set(state)), sorted(set(state) - set(variables))
-    shapes = [n for n in variables if n in state and tuple(variables[n].shape) != tuple(state[n].shape)]
-    if missing or extra or shapes:
-        parts = [
-            f"{len(names)} {what} (first: {names[0]})"
-            for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes))
-            if names
-        ]
-        raise UserError(
-            f"{source}: does not fit these networks: {', '.join(parts)}; use the flags of the run's run.flags "
-            "or another --run_dir"
-        )
-    broken = [name for name in variables if not np.all(np.isfinite(state[name]))]
-    if broken:
-        raise UserError(
-            f"{source}: {len(broken)} arrays hold numbers that are not finite (first: {broken[0]}); "
-            "use an older checkpoint, or get the file again"
-        )
-    for name, variable in variables.items():
-        variable.assign(state[name])
-
-
-def named_variables(model: keras.Model) -> dict[str, Any]:
-    """{path without the model's own name: variable}; ValueError if two variables share a path."""
-    return _named_variables(model)
-
-
-def _named_variables(model: keras.Model) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for variable in model.variables:
-        key = variable.path.split("/", 1)[-1]
-        if key in named:
-            raise ValueError(f"{model.name}: two variables are called {key}; name every layer")
-        named[key] = variable
-    return named
 
 
 def _to_float(key: str, value: tf.Tensor) -> tf.Tensor:

@@ -44,9 +44,9 @@ def write(found: Found, run: rundir.Run, recipe: Recipe, *, seed: int = 0, flag_
     """
     check_target(run.path)
     run.method.check(run.config, run.image_shape)
-    from tfaclgan.engine.tensorflow import Engine
+    from tfaclgan import engine as engines
 
-    engine = Engine(run.method, run.config, image_shape=run.image_shape, recipe=recipe, seed=seed, xla="off")
+    engine = engines.current().Engine(run.method, run.config, image_shape=run.image_shape, recipe=recipe, seed=seed)
     state = _state_of(engine, found, run)
     with files.whole_folder(run.path) as temporary:
         unfinished = dataclasses.replace(run, path=temporary)

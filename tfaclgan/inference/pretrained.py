@@ -47,7 +47,7 @@ def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") ->
     """
     import safetensors.numpy
 
-    from tfaclgan.engine.tensorflow import named_variables
+    from tfaclgan.engine.base import named_variables
 
     run, networks = load_networks(run_dir, checkpoint)
     if os.path.isdir(folder) and os.listdir(folder):
@@ -94,7 +94,7 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
     Raises:
         UserError: a file is missing or damaged, or made by a newer version.
     """
-    from tfaclgan.engine import tensorflow as engine
+    from tfaclgan.engine import base as engine
 
     path = os.path.join(folder, CONFIG)
     try:

@@ -293,19 +293,23 @@ class Translator:
         """`call` compiled for one kind and shape of images."""
         key = (kind, shape)
         if key not in self._compiled:
-            self._compiled[key] = _compile(call)
+            self._compiled[key] = _compile(call, self.networks)
             if len(self._compiled) > COMPILED_SHAPES:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
 
 
-def _compile(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A graph on the TensorFlow backend; other backends run the networks as they are."""
+def _compile(call: Callable[..., Any], networks: Mapping[str, Any]) -> Callable[..., Any]:
+    """`call`, which uses the networks' weights as they are at each call, compiled by the running backend."""
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        return call
+    compilers = {"tensorflow": _compile_with_tensorflow, "jax": _compile_with_jax}
+    name = keras.backend.backend()
+    return compilers[name](call, networks) if name in compilers else call
+
+
+def _compile_with_tensorflow(call: Callable[..., Any], networks: Mapping[str, Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
     function = tf.function(call, autograph=False)
@@ -314,13 +318,39 @@ def _compile(call: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*(tf.constant(value) for value in inputs))
         except tf.errors.ResourceExhaustedError as error:
-            batch, height, width, _ = inputs[0].shape
-            raise UserError(
-                f"{batch} images of {height} x {width} pixels do not fit in the device's memory; "
-                "resize them (--resize), or take fewer at once (Translator.batch)"
-            ) from error
+            raise _too_large(inputs[0]) from error
 
     return run
+
+
+def _compile_with_jax(call: Callable[..., Any], networks: Mapping[str, Any]) -> Callable[..., Any]:
+    import jax
+    import keras
+
+    variables = [variable for network in networks.values() for variable in network.variables]
+
+    @jax.jit
+    def function(values: list[Any], inputs: tuple[Any, ...]) -> Any:
+        with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+            return call(*inputs)
+
+    def run(*inputs: np.ndarray) -> Any:
+        try:
+            return function([variable.value for variable in variables], inputs)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise _too_large(inputs[0]) from error
+
+    return run
+
+
+def _too_large(images: np.ndarray) -> UserError:
+    batch, height, width, _ = images.shape
+    return UserError(
+        f"{batch} images of {height} x {width} pixels do not fit in the device's memory; "
+        "resize them (--resize), or take fewer at once (Translator.batch)"
+    )
 
 
 def _as_float(images: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 
 from tfaclgan.data import pipeline
 from tfaclgan.data.records import Manifest
-from tfaclgan.engine.strategy import Hardware
-from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.engine.base import Hardware
+from tfaclgan.training import loop
 from tfaclgan.training.loop import Settings
 from tfaclgan.training.rundir import Run
 
@@ -17,16 +17,7 @@ _MIB = 2**20
 def describe(run: Run, manifest: Manifest, hardware: Hardware, settings: Settings) -> str:
     """Resolved flags, the parameter table, shapes, and images and bytes a data iteration."""
     recipe = settings.recipe
-    engine = Engine(
-        run.method,
-        run.config,
-        image_shape=run.image_shape,
-        recipe=recipe,
-        strategy=hardware.strategy,
-        seed=settings.seed,
-        dtype=settings.dtype,
-        xla="off",
-    )
+    engine = loop.make_engine(run, manifest, settings, hardware)
     lines = [
         f"{run.method.title} ({run.method.paper}) on {hardware.description}",
         "",

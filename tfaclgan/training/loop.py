@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tfaclgan import engine as engines
 from tfaclgan.data import files, pipeline, reading
 from tfaclgan.data.files import printable
 from tfaclgan.data.records import Manifest
-from tfaclgan.engine.strategy import Hardware
-from tfaclgan.engine.tensorflow import MOST_SKIPPED, Engine, Report, build_networks
+from tfaclgan.engine.base import MOST_SKIPPED, Engine, Hardware, Report, build_networks
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import bundle, checkpoint, projector, rundir, samples
@@ -103,8 +103,8 @@ def _other_hosts_named(hardware: Hardware) -> Iterator[None]:
     """Turns a collective that fails because a host has gone into one line."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        if hardware.hosts == 1:
+    except Exception as error:
+        if hardware.hosts == 1 or not hardware.means_a_lost_host(error):
             raise
         raise UserError(
             f"host {hardware.host}: another host no longer answers; see what it printed, then start all hosts again: "
@@ -126,7 +126,7 @@ class _Session:
             judge,
         )
         recipe = settings.recipe
-        self._engine = make_engine(run, manifest, settings, hardware.strategy)
+        self._engine = make_engine(run, manifest, settings, hardware)
         period = self._engine.period
         self._total = _round_up(recipe.steps, period)
         self._intervals = {
@@ -277,17 +277,10 @@ class _Session:
 
     def _iterator(self, first_step: int) -> Any:
         """The batches from `first_step` on, as the engine takes them."""
-        hardware = self._hardware
-
-        def make(_: Any) -> tf.data.Dataset:
-            return without_names(self._dataset(first_step))
-
-        if hardware.replicas == 1:
-            return iter(make(None).prefetch(tf.data.AUTOTUNE))
-        return iter(hardware.strategy.distribute_datasets_from_function(make))
+        return self._engine.batches(lambda: without_names(self._dataset(first_step)))
 
     def _dataset(self, first_step: int) -> tf.data.Dataset:
-        """This host's batches from `first_step` on, one a replica."""
+        """This host's batches from `first_step` on, in the parts that the engine takes."""
         hardware = self._hardware
         return pipeline.training_dataset(
             self._manifest,
@@ -296,7 +289,7 @@ class _Session:
             first_step=first_step,
             host=hardware.host,
             hosts=hardware.hosts,
-            replicas_per_host=hardware.replicas_per_host,
+            replicas_per_host=hardware.feeds_per_host,
             bad_records=self._bad_records,
         )
 
@@ -500,28 +493,26 @@ class _Session:
         period = self._engine.period
         first, end = window[0] // period * period, _round_up(window[1] + 1, period)
         if not self._profiling and first <= self._step < end:
-            tf.profiler.experimental.start(self._run.path)
+            self._engine.start_profile(self._run.path)
             self._profiling = True
         elif self._profiling and self._step >= end:
             self._stop_profile()
 
     def _stop_profile(self) -> None:
         if self._profiling:
-            tf.profiler.experimental.stop()
+            self._engine.stop_profile()
             self._profiling = False
             self._monitor.say(f"profile written below {self._run.folder('plugins/profile')}; open it with TensorBoard")
 
 
-def make_engine(
-    run: rundir.Run, manifest: Manifest, settings: Settings, strategy: tf.distribute.Strategy | None = None
-) -> Engine:
-    """The engine that trains a run, with its initial weights."""
-    return Engine(
+def make_engine(run: rundir.Run, manifest: Manifest, settings: Settings, hardware: Hardware | None = None) -> Engine:
+    """The engine that trains a run, with its initial weights; without `hardware` on one device."""
+    return engines.current().Engine(
         run.method,
         run.config,
         image_shape=run.image_shape,
         recipe=settings.recipe,
-        strategy=strategy,
+        **(hardware.for_engine() if hardware else {}),
         seed=settings.seed,
         dtype=settings.dtype,
         xla=settings.xla,

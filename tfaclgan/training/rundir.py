@@ -28,6 +28,8 @@ from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
 _RUN, _FLAGS, _ENVIRONMENT = "run.json", "run.flags", "environment.json"
+_TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+_PACKAGES = ("tfaclgan", *_TENSORFLOWS, "keras", "jax", "jaxlib", "numpy", "tensorflow-gan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,7 @@ def load_networks(run_dir: str, checkpoint: str = "latest") -> tuple[Run, dict[s
         run_dir: the run directory.
         checkpoint: "latest" or "best".
     """
-    from tfaclgan.engine import tensorflow as engine
+    from tfaclgan.engine import base as engine
     from tfaclgan.training import checkpoint as checkpoints
 
     run = read_run(run_dir)
@@ -251,7 +253,7 @@ def write_text(path: str, text: str) -> None:
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for name in ("tfaclgan", "tensorflow", "tensorflow-cpu", "tensorflow-tpu", "keras", "numpy", "tensorflow-gan"):
+    for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
