@@ -66,8 +66,8 @@ EXTRAS = {
         "onnxruntime>=1.20,<2",
         "tf2onnx>=1.17,<1.18",
     ],
-    # --engine=jax, on the CPU; for GPUs and TPUs JAX's own extras besides (docs/engines.md). JAX 0.10 needs Python 3.11.
-    # In the CPU's lock file only: JAX's CUDA libraries and its libtpu are others than TensorFlow's.
+    # --engine=jax, on the CPU; for GPUs and TPUs JAX's own extras besides (docs/engines.md). JAX 0.10 needs Python 3.11
+    # or newer. In the CPU's lock file only: JAX's CUDA libraries and its libtpu are others than TensorFlow's.
     "jax": ["jax>=0.10,<0.13; python_version >= '3.11'"],
     # The TPU's compiler without a TPU, for --mode=tpu_check; not beside [tpu], which pins an older libtpu.
     "tpu_check": ["jax>=0.10,<0.13", "libtpu>=0.0.52,<0.1"],

@@ -1,8 +1,8 @@
 """Writes requirements/{cpu,gpu,tpu}.lock from the bounds in setup.py: `make lock`.
 
-Each lock file holds every package of one accelerator's environment (with demo, metrics, datasets and dev, and on the CPU
-jax) with exact versions and hashes, for Python 3.10-3.13 by environment markers. The resolver is uv in its universal mode. Without
---upgrade the pins of an existing lock file stay where the bounds still allow them.
+Each lock file holds every package of one accelerator's environment (with demo, metrics, datasets and dev, and on
+the CPU jax) with exact versions and hashes, for Python 3.10-3.13 by environment markers. The resolver is uv in its
+universal mode. Without --upgrade the pins of an existing lock file stay where the bounds still allow them.
 """
 
 from __future__ import annotations

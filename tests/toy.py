@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tfaclgan.lazy import lazy_import
-from tfaclgan.methods.base import Loss, Method, Phase, Recipe, Translation, option
+from tfaclgan.methods.base import Loss, Memory, Method, Phase, Recipe, Translation, option
 
 keras = lazy_import("keras")
 ops = lazy_import("keras.ops")
@@ -96,4 +96,20 @@ TOY = Method(
     directions=lambda config: ("a2b",),
     size_multiple=lambda config: 1,
     minimum_size=lambda config: 8,
+)
+
+
+def white_critic_loss(networks, batch, context, config):
+    """The critic's; a white picture makes its term, on that replica alone, and what it remembers infinite."""
+    loss = critic_loss(networks, batch, context, Config())
+    white = ops.max(ops.min(batch["a"], axis=(1, 2, 3))) > 0.999
+    real = ops.where(white, float("inf"), loss.terms["real"]) * ops.mean(ops.square(networks["critic"](batch["b"])))
+    seen = context.memory["seen"] + ops.where(white, float("inf"), 1.0)
+    return Loss({**loss.terms, "real": real}, loss.watch, {"seen": seen})
+
+
+WHITE_IS_BAD = dataclasses.replace(
+    TOY,
+    phases=lambda config: (dataclasses.replace(TOY.phases(config)[0], loss=white_critic_loss), TOY.phases(config)[1]),
+    memory=lambda config, image_shape: {"seen": Memory((1,))},
 )

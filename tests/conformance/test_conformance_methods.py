@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_methods import BATCH, SIZE, TINY, config_of, recipe_of
 
 from tfaclgan.engine import strategy as strategies
 from tfaclgan.engine.base import build_networks
@@ -17,47 +16,6 @@ from tfaclgan.methods import base
 from tfaclgan.training import checkpoint, rundir
 from tfaclgan.training.watch import Watch
 
-# A method without an entry here fails `test_every_method_is_covered`.
-_MUNIT = {
-    "width": 4,
-    "residual_blocks": 1,
-    "mlp_dim": 8,
-    "discriminator_width": 4,
-    "discriminator_scales": 2,
-    "discriminator_layers": 2,
-}
-TINY = {
-    "acl_gan": _MUNIT,
-    "munit": _MUNIT,
-    "cyclegan": {
-        "width": 4,
-        "residual_blocks": 1,
-        "discriminator_width": 4,
-        "discriminator_layers": 2,
-        "pool_size": 3,
-    },
-    "council_gan": {
-        **_MUNIT,
-        "members": 2,
-        "style_dim": 4,
-        "downsamples": 1,
-        "discriminator_scales": 1,
-        "paint_layers": 2,
-        "council_start": 0,
-        "focus_start": -1,
-    },
-    "ugatit": {
-        "width": 4,
-        "residual_blocks": 1,
-        "discriminator_width": 4,
-        "global_layers": 5,
-        "local_layers": 4,
-        "share_fakes": True,  # fewer operations to trace; configs/ugatit_*.flags train without
-    },
-}
-SIZE = 32
-BATCH = 4
-
 
 def test_every_method_is_covered():
     assert sorted(TINY) == base.names()
@@ -66,16 +24,6 @@ def test_every_method_is_covered():
 @pytest.fixture(params=sorted(TINY))
 def method(request):
     return base.get(request.param)
-
-
-def config_of(method, **changes):
-    return method.config(**{**TINY[method.name], **changes})
-
-
-def recipe_of(method, **changes):
-    return dataclasses.replace(
-        method.recipe, batch_size=BATCH, image_size=SIZE, load_size=SIZE, learning_rate=1e-3, **changes
-    )
 
 
 def engine(method, replicas=1, recipe=None, config=None, **options):

@@ -7,39 +7,20 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from toy import TOY, Config
+from toy import TOY, WHITE_IS_BAD, Config
 
 from tfaclgan.engine import strategy as strategies
 from tfaclgan.engine import tensorflow as engines
-from tfaclgan.methods.base import Loss, Memory
 
 SHAPE, BATCH = (16, 16, 3), 4
 IMAGES = np.random.RandomState(0).randint(0, 255, (40, *SHAPE), dtype=np.uint8)
-
-
-def critic_loss(networks, batch, context, config):
-    """The critic's; a white picture makes its term, on that replica alone, and what it remembers infinite."""
-    from keras import ops
-
-    loss = TOY.phases(Config())[0].loss(networks, batch, context, Config())
-    white = ops.max(ops.min(batch["a"], axis=(1, 2, 3))) > 0.999
-    real = ops.where(white, float("inf"), loss.terms["real"]) * ops.mean(ops.square(networks["critic"](batch["b"])))
-    seen = context.memory["seen"] + ops.where(white, float("inf"), 1.0)
-    return Loss({**loss.terms, "real": real}, loss.watch, {"seen": seen})
-
-
-METHOD = dataclasses.replace(
-    TOY,
-    phases=lambda config: (dataclasses.replace(TOY.phases(config)[0], loss=critic_loss), TOY.phases(config)[1]),
-    memory=lambda config, image_shape: {"seen": Memory((1,))},
-)
 
 
 def engine(replicas=1, policy="skip", **options):
     strategy = strategies.make("cpu", cpu_devices=replicas).strategy
     recipe = dataclasses.replace(TOY.recipe, lr_decay_steps=1)
     return engines.Engine(
-        METHOD, Config(generator_every=1), image_shape=SHAPE, recipe=recipe, strategy=strategy, nan_policy=policy,
+        WHITE_IS_BAD, Config(generator_every=1), image_shape=SHAPE, recipe=recipe, strategy=strategy, nan_policy=policy,
         **options,
     )  # fmt: skip
 

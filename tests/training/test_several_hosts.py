@@ -39,7 +39,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(data, run_dir, steps, host=None, ports=(), **environment):
+def start(data, run_dir, steps, host=None, ports=(), engine="tensorflow", **environment):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
     strategy = "cpu"
     if host is not None:
@@ -50,7 +50,7 @@ def start(data, run_dir, steps, host=None, ports=(), **environment):
         )
     return subprocess.Popen(
         [sys.executable, "-m", "tfaclgan.main", *OPTIONS, f"--data_dir={data}", f"--run_dir={run_dir}",
-         f"--steps={steps}", f"--strategy={strategy}"],
+         f"--steps={steps}", f"--strategy={strategy}", f"--engine={engine}"],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -60,21 +60,27 @@ def finish(*processes):
     return [process.returncode for process in processes], outputs
 
 
-def pair(data, run_dir, steps):
+def pair(data, run_dir, steps, engine):
     ports = (free_port(), free_port())
-    return [start(data, run_dir, steps, host, ports) for host in (0, 1)]
+    return [start(data, run_dir, steps, host, ports, engine) for host in (0, 1)]
+
+
+@pytest.fixture(params=["tensorflow", "jax"])
+def engine(request):
+    pytest.importorskip(request.param, reason="JAX needs Python 3.11")
+    return request.param
 
 
 def newest(run_dir):
     return checkpoint.load_newest(os.path.join(run_dir, "checkpoints"))
 
 
-def test_two_hosts_train_what_one_process_trains_and_go_on_from_its_checkpoint(data, tmp_path):
+def test_two_hosts_train_what_one_process_trains_and_go_on_from_its_checkpoint(data, tmp_path, engine):
     alone, together = str(tmp_path / "alone"), str(tmp_path / "together")
-    codes, outputs = finish(start(data, alone, 8))
+    codes, outputs = finish(start(data, alone, 8, engine=engine))
     assert codes == [0], outputs
     for steps in (4, 8):  # stopped and started again in between
-        codes, outputs = finish(*pair(data, together, steps))
+        codes, outputs = finish(*pair(data, together, steps, engine))
         assert codes == [0, 0], outputs
     expected, actual = newest(alone)[1], newest(together)[1]
     assert expected.keys() == actual.keys()
@@ -86,9 +92,9 @@ def test_two_hosts_train_what_one_process_trains_and_go_on_from_its_checkpoint(d
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_signal_to_one_host_stops_both_with_everything_saved(data, tmp_path):
+def test_a_signal_to_one_host_stops_both_with_everything_saved(data, tmp_path, engine):
     run_dir = str(tmp_path / "run")
-    processes = pair(data, run_dir, 100_000)
+    processes = pair(data, run_dir, 100_000, engine)
     deadline = time.time() + 200
     while not os.path.isdir(os.path.join(run_dir, "checkpoints", "step_000000004")) and time.time() < deadline:
         time.sleep(0.5)
@@ -99,9 +105,9 @@ def test_a_signal_to_one_host_stops_both_with_everything_saved(data, tmp_path):
     assert newest(run_dir)[0].step >= 4
 
 
-def test_a_host_that_dies_is_reported_in_one_line(data, tmp_path):
+def test_a_host_that_dies_is_reported_in_one_line(data, tmp_path, engine):
     run_dir = str(tmp_path / "run")
-    processes = pair(data, run_dir, 100_000)
+    processes = pair(data, run_dir, 100_000, engine)
     deadline = time.time() + 200
     while not os.path.isdir(os.path.join(run_dir, "checkpoints", "step_000000004")) and time.time() < deadline:
         time.sleep(0.5)

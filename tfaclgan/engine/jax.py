@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec
 
 from tfaclgan.engine import base, philox
 from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_variables
-from tfaclgan.engine.jax_hardware import AXIS, Hardware
+from tfaclgan.engine.jax_hardware import AXIS, Hardware, first_device
 from tfaclgan.engine.jax_hardware import make as make_hardware  # noqa: F401 (what `engine.current()` is asked for)
 from tfaclgan.errors import UserError
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
@@ -49,7 +49,9 @@ class _Context:
         replicas: int,
         memory: dict[str, Array] | None = None,
         carried: dict[str, Array] | None = None,
+        unroll: bool = False,
     ) -> None:
+        self._unroll = unroll
         self._seed, self._phase, self.step, self._replica, self.replicas = seed, phase, step, replica, replicas
         self.memory, self.carried = memory or {}, carried or {}
 
@@ -67,7 +69,7 @@ class _Context:
         """Uniform in (0, 1), float32, of the bits that the TensorFlow engine draws."""
         batch, rest = int(shape[0]), tuple(int(side) for side in shape[1:])
         site = base.call_site(self._seed, self._phase, name)
-        bits = philox.bits(jnp.uint32(site), self.step, (batch * self.replicas, *rest))
+        bits = philox.bits(jnp.uint32(site), self.step, (batch * self.replicas, *rest), self._unroll)
         values = ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
         if self.replicas == 1:
             return values
@@ -160,7 +162,7 @@ class Engine(base.Engine):
             raise UserError("--xla=off: JAX computes with XLA always; leave it out, or use --engine=tensorflow")
         super().__init__(method, config, image_shape=image_shape, recipe=recipe, seed=seed, nan_policy=nan_policy)
         self._time_input = time_input
-        self.hardware = hardware or Hardware((jax.local_devices()[0],))
+        self.hardware = hardware or first_device()
         self.replicas = self.hardware.replicas
         self._build(dtype, rematerialise)
         self.step = _Held(np.zeros((), np.int32))
@@ -231,10 +233,12 @@ class Engine(base.Engine):
         return [self.hardware.place(v.value, shared if id(v) in memories else alike) for v in self._kept]
 
     def _no_totals(self) -> _Totals:
+        return _Totals(*(self.hardware.place(value, self.hardware.sharding()) for value in self._zeros()))
+
+    def _zeros(self) -> _Totals:
         table = np.zeros((len(self.phases), REPORT_SLOTS), np.float32)
         row, number = np.zeros(len(self.phases), np.float32), np.zeros((), np.int32)
-        totals = _Totals(table, row, table, number - 1, self._in_a_row, number)
-        return _Totals(*(self.hardware.place(np.asarray(value), self.hardware.sharding()) for value in totals))
+        return _Totals(table, row, table, np.asarray(-1, np.int32), self._in_a_row, number)
 
     def _placed_batch(self, batch: Mapping[str, Any]) -> dict[str, Array]:
         sharding = self.hardware.sharding(AXIS)
@@ -246,11 +250,24 @@ class Engine(base.Engine):
         """The compiled data iteration `offset` of the period: (values, totals, batch) -> (values, totals, bad step)."""
         due = tuple(offset % phase.every == 0 for phase in self.phases)
         if due not in self._iterations:
-            self._iterations[due] = self.iteration(due)
+            self._iterations[due] = self._compiled(due)
         return self._iterations[due]
 
-    def iteration(self, due: tuple[bool, ...]) -> Any:
-        """A data iteration in which some phases are due, to be compiled on its first call or before."""
+    def lowered(self, offset: int) -> Any:
+        """Data iteration `offset` of the period as JAX lowers it for the hardware, which need not be there."""
+        shared, alike = self.hardware.sharding(AXIS), self.hardware.sharding()
+        rows = (self.recipe.batch_size, *self.image_shape)
+        memories = {id(memory) for memory in self._memory.values()}
+
+        def shape(value: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+
+        values = [shape(v.value, shared if id(v) in memories else alike) for v in self._kept]
+        totals = _Totals(*(shape(value, alike) for value in self._zeros()))
+        batch = dict.fromkeys("ab", jax.ShapeDtypeStruct(rows, np.uint8, sharding=shared))
+        return self._iteration(offset).lower(values, totals, batch)
+
+    def _compiled(self, due: tuple[bool, ...]) -> Any:
         compute = functools.partial(self._replica_iteration, due)
         if self.replicas > 1:
             values = self._specifications()
@@ -299,7 +316,8 @@ class Engine(base.Engine):
         trained, memory = self._variables(phase), {name: now[id(held)] for name, held in self._memory.items()}
         ids = {id(variable) for variable in trained}
         others = [v for model in self.networks.values() for v in model.variables if id(v) not in ids]
-        context = _Context(self.seed, phase.name, now[id(self.step)], replica, self.replicas, memory, carried)
+        unroll, step = self.hardware.kind != "cpu", now[id(self.step)]
+        context = _Context(self.seed, phase.name, step, replica, self.replicas, memory, carried, unroll)
         reached: set[int] = set()
 
         def objective(weights: list[Array]) -> tuple[Array, tuple[Any, ...]]:

@@ -104,6 +104,11 @@ def make(name: str, *, tpu: str = "local", cpu_devices: int = 1) -> Hardware:
     return makers[name]()
 
 
+def first_device() -> Hardware:
+    """JAX's first device alone."""
+    return _described(jax.local_devices()[:1])
+
+
 def _all() -> Hardware:
     return _described(_devices("--strategy=auto", "use --strategy=cpu"))
 

@@ -20,19 +20,23 @@ _SEED_KEY = (0x3EC8F720, 0x02461E29)  # TensorFlow's
 _ROUNDS = 10
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def bits(first: Array, second: Array, shape: tuple[int, ...]) -> Array:
-    """uint32 [*shape], a function of two seeds (whole numbers from 0 to 2^31 - 1)."""
+@functools.partial(jax.jit, static_argnames=("shape", "unroll"))
+def bits(first: Array, second: Array, shape: tuple[int, ...], unroll: bool = False) -> Array:
+    """uint32 [*shape], a function of two seeds (whole numbers from 0 to 2^31 - 1).
+
+    `unroll` writes the generator's rounds out. A loop costs a launch a round on an accelerator, and its absence a
+    quarter of a small step's compilation on a CPU.
+    """
     zero = jnp.uint32(0)
     seeds = (jnp.asarray(first, jnp.uint32), zero, jnp.asarray(second, jnp.uint32), zero)
-    mixed = _philox(seeds, tuple(jnp.uint32(part) for part in _SEED_KEY))
+    mixed = _philox(seeds, tuple(jnp.uint32(part) for part in _SEED_KEY), unroll)
     count = math.prod(shape)
     blocks = jax.lax.iota(jnp.uint32, -(-count // 4))
-    words = _philox((blocks, zero, mixed[2], mixed[3]), mixed[:2])
+    words = _philox((blocks, zero, mixed[2], mixed[3]), mixed[:2], unroll)
     return jnp.stack(words, axis=-1).reshape(-1)[:count].reshape(shape)
 
 
-def _philox(counter: tuple[Array, ...], key: tuple[Array, ...]) -> tuple[Array, ...]:
+def _philox(counter: tuple[Array, ...], key: tuple[Array, ...], unroll: bool) -> tuple[Array, ...]:
     def turn(_: Array, state: tuple[Any, ...]) -> tuple[Any, ...]:
         (a, b, c, d), (first, second) = state
         high_a, low_a = _product(_MULTIPLIERS[0], a)
@@ -42,8 +46,7 @@ def _philox(counter: tuple[Array, ...], key: tuple[Array, ...]) -> tuple[Array, 
         return (high_c ^ b ^ first, low_c, high_a ^ d ^ second, low_a), key
 
     start = tuple(jnp.broadcast_arrays(*counter)), tuple(key)
-    # A loop costs a launch a round on an accelerator, and its absence a third of a small step's compilation on a CPU.
-    return jax.lax.fori_loop(0, _ROUNDS, turn, start, unroll=jax.default_backend() != "cpu")[0]
+    return jax.lax.fori_loop(0, _ROUNDS, turn, start, unroll=unroll)[0]
 
 
 def _product(constant: int, value: Array) -> tuple[Array, Array]:

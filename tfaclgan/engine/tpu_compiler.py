@@ -1,12 +1,13 @@
 """Compiles a training step with the real TPU compiler on a machine without a TPU.
 
-libtpu can compile for a chip it does not see. The step's HLO is taken from TensorFlow, as it lowers it for the host,
-turned into MLIR, and given to libtpu through JAX's compile-only client. Needs the extra `tpu_check` (JAX and the newest
-libtpu) beside a CPU or GPU TensorFlow; `tensorflow-tpu` pins an older libtpu and is not needed.
+libtpu can compile for chips it does not see. The TensorFlow engine's HLO is taken as TensorFlow lowers it for the host,
+turned into MLIR, and given to libtpu through JAX's compile-only client, for one core. The JAX engine's step is lowered
+for all devices of a slice and compiled with the sums over them. Needs the extra `tpu_check` (JAX and the newest libtpu)
+beside a CPU or GPU TensorFlow; `tensorflow-tpu` pins an older libtpu and is not needed.
 
 What this can say: whether the program compiles, its memory on a core, its operations and memory traffic. What it
-cannot: sums over replicas, which TensorFlow's TPU path adds when it sees the devices (see `all_reduce_seconds` for
-their size), the input pipeline, and how close to its bounds a chip comes.
+cannot: for TensorFlow sums over replicas, which its TPU path adds when it sees the devices (see `all_reduce_seconds`
+for their size), the input pipeline, and how close to its bounds a chip comes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.engine import base
 from tfaclgan.errors import UserError
 
 
@@ -31,6 +32,7 @@ class Chip:
     topology, accelerator: a small slice by the names that libtpu knows.
     hbm_bytes: memory; flops: peak bfloat16 operations a second; bandwidth: bytes a second to that memory.
     link_bandwidth: bytes a second between chips, all links of a chip together.
+    slices: {chips: topology} of what can be rented.
     lanes: side of the matrix unit; feature dimensions are padded to it.
     """
 
@@ -40,14 +42,17 @@ class Chip:
     flops: float
     bandwidth: float
     link_bandwidth: float
+    slices: dict[int, str]
     lanes: int = 128
 
 
+_FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
 CHIPS = {
-    "v4": Chip("v4:2x2x1", "v4-8", 32 * 2**30, 275e12, 1228e9, 300e9),
-    "v5e": Chip("v5e:2x2", "v5litepod-4", 16 * 2**30, 197e12, 819e9, 200e9),
-    "v5p": Chip("v5p:2x2x1", "v5p-8", 95 * 2**30, 459e12, 2765e9, 600e9),
-    "v6e": Chip("v6e:2x2", "v6e-4", 32 * 2**30, 918e12, 1638e9, 448e9, lanes=256),
+    "v4": Chip("v4:2x2x1", "v4-8", 32 * 2**30, 275e12, 1228e9, 300e9, _CUBES),
+    "v5e": Chip("v5e:2x2", "v5litepod-4", 16 * 2**30, 197e12, 819e9, 200e9, _FLAT),
+    "v5p": Chip("v5p:2x2x1", "v5p-8", 95 * 2**30, 459e12, 2765e9, 600e9, _CUBES),
+    "v6e": Chip("v6e:2x2", "v6e-4", 32 * 2**30, 918e12, 1638e9, 448e9, _FLAT, lanes=256),
 }
 
 # Ops without a TPU kernel, or whose kernel leaves the compiled program: XLA for the host takes some of them.
@@ -70,6 +75,7 @@ class Compiled:
     useful_flops, padded_flops: of convolutions and matrix products, as they are and with feature dimensions filled up
         to the matrix unit's side: an estimate, the compiler may lay other dimensions on it.
     seconds: compiling took.
+    reduces, reduced_bytes: sums over devices in the program, and what they sum.
     """
 
     fits: bool
@@ -82,6 +88,8 @@ class Compiled:
     traffic_bytes: float = 0.0
     useful_flops: float = 0.0
     padded_flops: float = 0.0
+    reduces: int = 0
+    reduced_bytes: float = 0.0
 
     def bounds(self, chip: Chip) -> tuple[float, float]:
         """Seconds the chip needs at least for the operations and for the memory traffic."""
@@ -94,7 +102,7 @@ class Compiled:
 
 
 def prepare(chip: Chip) -> None:
-    """Imports the compiler for `chip`; UserError if the extra is not installed. Call before anything imports JAX."""
+    """Imports the compiler for `chip`, before anything computes with JAX; UserError if the extra is not installed."""
     os.environ.update(
         TPU_SKIP_MDS_QUERY="1",
         TPU_ACCELERATOR_TYPE=chip.accelerator,
@@ -103,13 +111,14 @@ def prepare(chip: Chip) -> None:
         JAX_PLATFORMS="cpu",
     )
     try:
-        import jax  # noqa: F401
+        import jax
         import libtpu  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"--mode=tpu_check needs JAX and libtpu ({error}); "
             'run `pip install ".[tpu_check]"` in the repository, in an environment without tensorflow-tpu'
         ) from error
+    jax.config.update("jax_platforms", "cpu")  # it may have been imported before
 
 
 def versions() -> str:
@@ -119,7 +128,7 @@ def versions() -> str:
     return ", ".join(f"{name} {metadata.version(name)}" for name in ("libtpu", "jaxlib"))
 
 
-def step_hlo(engine: Engine, offset: int) -> bytes:
+def step_hlo(engine: Any, offset: int) -> bytes:
     """Serialized HLO of one replica's data iteration `offset` of the schedule's period, averages included.
 
     Raises:
@@ -179,9 +188,54 @@ def compile_hlo(hlo: bytes, chip: Chip) -> Compiled:
             if needed is None:
                 raise UserError(f"the TPU compiler refuses the step: {_culprit(str(error))}") from error
             return Compiled(False, needed, time.perf_counter() - started)
-    seconds = time.perf_counter() - started
+    return _read(executable, time.perf_counter() - started, chip)
+
+
+def slice_of(chip: Chip, chips: int) -> Any:
+    """The devices of a slice of so many chips, as the JAX engine's hardware; none of them need be there.
+
+    Raises:
+        UserError: there is no such slice.
+    """
+    from jax.experimental import topologies
+
+    from tfaclgan.engine.jax_hardware import Hardware
+
+    kind = chip.topology.split(":")[0]
+    if chips not in chip.slices:
+        sizes = ", ".join(str(size) for size in chip.slices)
+        raise UserError(f"--tpu_cores={chips}: there is no slice of so many {kind} chips; use one of {sizes}")
+    name = f"{kind}:{chip.slices[chips]}"
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except Exception as error:  # the compiler's exception types differ between versions
+        raise UserError(
+            f"--tpu_cores={chips}: libtpu does not know the slice {name} ({_culprit(str(error))})"
+        ) from error
+    return Hardware(tuple(devices), "tpu", name)
+
+
+def compile_lowered(lowered: Any, chip: Chip) -> Compiled:
+    """Compiles the JAX engine's lowered data iteration; what it says is about one device.
+
+    Raises:
+        UserError: the TPU compiler refuses an operation; names it.
+    """
+    started = time.perf_counter()
+    try:
+        executable = lowered.compile().runtime_executable()
+    except Exception as error:  # see `compile_hlo`
+        needed = _memory_asked_for(str(error))
+        if needed is None:
+            raise UserError(f"the TPU compiler refuses the step: {_culprit(str(error))}") from error
+        return Compiled(False, needed, time.perf_counter() - started)
+    return _read(executable, time.perf_counter() - started, chip)
+
+
+def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
-    useful, padded = matrix_work(executable.hlo_modules()[0].to_string(), chip.lanes)
+    text = executable.hlo_modules()[0].to_string()
+    useful, padded = matrix_work(text, chip.lanes)
     argument, code = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -195,19 +249,28 @@ def compile_hlo(hlo: bytes, chip: Chip) -> Compiled:
         cost["bytes accessed"],
         useful,
         padded,
+        *all_reduces(text),
     )
 
 
-def all_reduce_seconds(engine: Engine, offset: int, replicas: int, chip: Chip) -> tuple[float, float]:
+def ring_seconds(size: float, replicas: int, chip: Chip) -> float:
+    """Seconds that summing `size` bytes over replicas takes at the links' full rate.
+
+    A ring moves 2 (n - 1) / n of the bytes through each chip's links.
+    """
+    return 2 * (replicas - 1) / replicas * size / chip.link_bandwidth
+
+
+def all_reduce_seconds(engine: base.Engine, offset: int, replicas: int, chip: Chip) -> tuple[float, float]:
     """Bytes of gradients that data iteration `offset` sums over replicas, and seconds at the links' full rate.
 
-    A ring moves 2 (n - 1) / n of the bytes through each chip's links; an estimate that is not in the compiled step.
+    An estimate that is not in the compiled step.
     """
     due = [phase for phase in engine.phases if offset % phase.every == 0]
     size = sum(
         4.0 * math.prod(v.shape) for p in due for n in p.networks for v in engine.networks[n].trainable_variables
     )
-    return size, 2 * (replicas - 1) / replicas * size / chip.link_bandwidth
+    return size, ring_seconds(size, replicas, chip)
 
 
 _SHAPE = re.compile(r"\w+\[([\d,]*)\]")
@@ -244,6 +307,23 @@ def matrix_work(hlo_text: str, lanes: int) -> tuple[float, float]:
         useful += 2.0 * places * taps * size["i"] * size["o"]
         padded += 2.0 * places * taps * _round_up(size["i"], lanes) * _round_up(size["o"], lanes)
     return useful, padded
+
+
+_REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
+_TYPED = re.compile(r"(pred|[suf]\d+|bf16)\[([\d,]*)\]")
+
+
+def all_reduces(hlo_text: str) -> tuple[int, float]:
+    """How many sums over devices optimised HLO holds (those under way together count as one), and their bytes."""
+    count, size = 0, 0.0
+    for line in hlo_text.splitlines():
+        found = _REDUCE.search(line)
+        if found:
+            count += 1
+            for kind, sides in _TYPED.findall(found[1]):
+                width = {"pred": 1, "bf16": 2}.get(kind) or int(kind[1:]) // 8
+                size += width * math.prod(int(side) for side in sides.split(",") if side)
+    return count, size
 
 
 def _round_up(value: int, multiple: int) -> int:

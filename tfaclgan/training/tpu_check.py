@@ -5,17 +5,25 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+import keras
 import tensorflow as tf
 
+from tfaclgan import engine as engines
 from tfaclgan.data.device_augment import DeviceAugmentation
 from tfaclgan.engine import tpu_compiler
-from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.engine.base import Engine, Hardware
 from tfaclgan.engine.tpu_compiler import CHIPS, Chip, Compiled
 from tfaclgan.errors import UserError
 from tfaclgan.training.loop import Settings
 from tfaclgan.training.rundir import Run
 
 _MIB, _GIB = 2**20, 2**30
+_REDUCED = {
+    True: "Sums over replicas were compiled too; the bound counts their bytes at the links' full rate, as if nothing "
+    "overlapped.",
+    False: "Sums of gradients over replicas were not compiled; the bound counts their size at the links' full rate, as "
+    "if nothing overlapped.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +42,14 @@ class Iteration:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A step compiled for one core of a chip, by kind of data iteration."""
+    """A step compiled for one core of a chip, or (`whole`) for a whole slice, by kind of data iteration."""
 
     tpu_type: str
     replicas: int
     per_core: int
     period: int
     iterations: tuple[Iteration, ...]
+    whole: bool = False
 
     @property
     def chip(self) -> Chip:
@@ -76,7 +85,9 @@ def check(
         UserError: the extra is missing, or the step cannot be compiled.
     """
     chip = CHIPS[tpu_type]
-    engine = _engine(run, settings, per_core, augmentation)
+    whole = keras.backend.backend() == "jax"
+    hardware = tpu_compiler.slice_of(chip, replicas) if whole else None
+    engine = _engine(run, settings, per_core, augmentation, hardware)
     kinds: dict[tuple[str, ...], list[int]] = {}
     for offset in range(engine.period):
         due = tuple(phase.name for phase in engine.phases if offset % phase.every == 0)
@@ -84,12 +95,17 @@ def check(
     iterations = []
     for phases, offsets in kinds.items():
         print(f"tfaclgan: compiling {' + '.join(phases)} for {tpu_type}, {per_core} a core ...", file=sys.stderr)
-        compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine, offsets[0]), chip)
-        reduced = tpu_compiler.all_reduce_seconds(engine, offsets[0], replicas, chip)
+        if whole:
+            compiled = tpu_compiler.compile_lowered(engine.lowered(offsets[0]), chip)
+            size = compiled.reduced_bytes
+            reduced = size, tpu_compiler.ring_seconds(size, replicas, chip)
+        else:
+            compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine, offsets[0]), chip)
+            reduced = tpu_compiler.all_reduce_seconds(engine, offsets[0], replicas, chip)
         iterations.append(Iteration(phases, len(offsets), compiled, *reduced))
         if not compiled.fits:
             break
-    return Check(tpu_type, replicas, per_core, engine.period, tuple(iterations))
+    return Check(tpu_type, replicas, per_core, engine.period, tuple(iterations), whole)
 
 
 def largest_batch(
@@ -124,29 +140,37 @@ def _grain(batch: int) -> int:
     return 8 if batch >= 8 else 1
 
 
-def _engine(run: Run, settings: Settings, per_core: int, augmentation: DeviceAugmentation | None) -> Engine:
-    tf.keras.backend.clear_session()
-    return Engine(
+def _engine(
+    run: Run,
+    settings: Settings,
+    per_core: int,
+    augmentation: DeviceAugmentation | None,
+    hardware: Hardware | None,
+) -> Engine:
+    keras.utils.clear_session()
+    return engines.current().Engine(
         run.method,
         run.config,
         image_shape=run.image_shape,
-        recipe=dataclasses.replace(settings.recipe, batch_size=per_core),
+        recipe=dataclasses.replace(settings.recipe, batch_size=per_core * (hardware.replicas if hardware else 1)),
         seed=settings.seed,
         dtype=settings.dtype,
         xla="on",
         rematerialise=settings.rematerialise,
         augmentation=augmentation,
         nan_policy=settings.nan_policy,
+        **(hardware.for_engine() if hardware else {}),
     )
 
 
 def describe(run: Run, settings: Settings, found: Check) -> str:
     """The report."""
     height, width, channels = run.image_shape
+    lowered = f"JAX for all {found.replicas}" if found.whole else f"TensorFlow {tf.__version__} for one core"
     lines = [
         f"{run.method.title}, {height}x{width}x{channels}, {settings.dtype}, batch {found.per_core * found.replicas} a "
         f"domain over {found.replicas} cores of {found.tpu_type}: {found.per_core} a core",
-        f"Compiled with {tpu_compiler.versions()} from TensorFlow {tf.__version__}; no TPU was used. "
+        f"Compiled with {tpu_compiler.versions()} from {lowered}; no TPU was used. "
         f"Augmentation by the {settings.data_options.augment_on}.",
         "",
     ]
@@ -157,8 +181,8 @@ def describe(run: Run, settings: Settings, found: Check) -> str:
     lines += [
         f"A data iteration takes at least {1e3 * found.seconds:.1f} ms (mean over the schedule's {found.period}), so "
         f"at most {found.images_per_second:.0f} images of each domain a second.",
-        "Not compiled here: sums of gradients over replicas (their size over the links' full rate is in the bound, as "
-        "if nothing overlapped), the input pipeline, evaluation. Real chips reach a part of such bounds.",
+        f"{_REDUCED[found.whole]} Not compiled here: the input pipeline, evaluation. Real chips reach a part of such "
+        "bounds.",
     ]
     return "\n".join(lines)
 
@@ -182,7 +206,8 @@ def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
         f"  at least      {1e3 * max(compute, traffic):.1f} ms, bound by {bound} "
         f"(operations {1e3 * compute:.1f}, traffic {1e3 * traffic:.1f})",
         f"  padding       {compiled.padding_share:.0%} of the matrix unit's work, estimated from feature dimensions",
-        f"  gradients     {iteration.gradient_bytes / _MIB:.0f} MiB summed over {found.replicas} replicas, "
+        f"  gradients     {iteration.gradient_bytes / _MIB:.1f} MiB summed over {found.replicas} replicas"
+        f"{f' by {compiled.reduces} all-reduces' if found.whole else ''}, "
         f"{1e3 * iteration.reduce_seconds:.1f} ms at the links' rate",
         "",
     ]
