@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2, help="data iterations before the first turn, likewise")
     parser.add_argument("--threads", type=int, default=0, help="threads of each side (0: the framework's default)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what ours computes in")
+    parser.add_argument("--engine", default="tensorflow", choices=("tensorflow", "jax"), help="what ours runs on")
     parser.add_argument("--xla", default="auto", choices=("auto", "on", "off"), help="whether ours is compiled by XLA")
     parser.add_argument("--rematerialise", action="store_true", help="ours keeps fewer maps and computes them twice")
     parser.add_argument("--json", default="", help="file to write all figures to (default: none)")
@@ -71,6 +72,8 @@ def parse() -> argparse.Namespace:
         parser.error(
             f"--iterations and --warmup must be positive multiples of {schedule}, the schedule of {arguments.method}"
         )
+    if arguments.threads and arguments.engine == "jax":
+        parser.error("--threads: JAX has no such setting; use taskset")
     if arguments.peer and not os.path.isfile(os.path.join(arguments.peer, file)):
         parser.error(f"--peer={arguments.peer}: no {file} there; name the folder of a clone of {peer}")
     return arguments
@@ -187,20 +190,23 @@ def ours(arguments: argparse.Namespace) -> tuple:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import dataclasses
 
+    from tfaclgan import engine as engines
+    from tfaclgan import quiet
+    from tfaclgan.methods import base
+
+    engines.choose(arguments.engine)
+    quiet.import_tensorflow(hidden_from_accelerators=arguments.engine != "tensorflow")
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from tfaclgan.engine.tensorflow import Engine
-    from tfaclgan.methods import base
-
-    if arguments.threads:
+    if arguments.threads and arguments.engine == "tensorflow":
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     method = base.get(arguments.method)
     config = method.config(**options_of(arguments))
     shape = (arguments.size, arguments.size, 3)
     recipe = dataclasses.replace(method.recipe, batch_size=arguments.batch, image_size=arguments.size)
-    engine = Engine(
+    engine = engines.current().Engine(
         method,
         config,
         image_shape=shape,
@@ -212,10 +218,12 @@ def ours(arguments: argparse.Namespace) -> tuple:
     )
     random = np.random.RandomState(0)
     batch = {key: random.randint(0, 256, (arguments.batch, *shape)).astype(np.uint8) for key in ("a", "b")}
-    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    iterator = engine.batches(lambda: tf.data.Dataset.from_tensors(batch).repeat())
     trained = [variable for network in engine.networks.values() for variable in network.trainable_variables]
     parameters = sum(int(np.prod(variable.shape)) for variable in trained)
-    return f"tensorflow {tf.__version__}, keras {keras.__version__}", parameters, lambda n: engine.train(iterator, n)
+    framework = sys.modules[arguments.engine]
+    about = f"{arguments.engine} {framework.__version__}, keras {keras.__version__}"
+    return about, parameters, lambda n: engine.train(iterator, n)
 
 
 def options_of(arguments: argparse.Namespace) -> dict:

@@ -51,6 +51,5 @@ def config_of(method, **changes):
 
 
 def recipe_of(method, **changes):
-    return dataclasses.replace(
-        method.recipe, batch_size=BATCH, image_size=SIZE, load_size=SIZE, learning_rate=1e-3, **changes
-    )
+    sizes = {"batch_size": BATCH, "image_size": SIZE, "load_size": SIZE}
+    return dataclasses.replace(method.recipe, **{**sizes, "learning_rate": 1e-3, **changes})

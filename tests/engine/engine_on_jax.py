@@ -85,6 +85,13 @@ def test_each_phase_is_due_when_it_should_be_and_compiles_once():
         subject.train(batches(), 3)
 
 
+def test_a_step_is_lowered_for_devices_with_a_sum_of_each_gradient():
+    one, two = (engine(replicas).lowered(0).as_text() for replicas in (1, 2))
+    assert "all_reduce" not in one
+    # Of the kernels and biases of two layers of both networks, and the report.
+    assert two.count("stablehlo.all_reduce") == 2 * 4 + 1
+
+
 def test_the_rate_halves_by_data_iterations_for_every_phase():
     subject = engine(recipe=dataclasses.replace(TOY.recipe, lr_decay_steps=4, learning_rate=0.1))
     seen = []

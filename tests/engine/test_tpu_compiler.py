@@ -5,8 +5,10 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import importlib.util
+import os
 
 import numpy as np
+import on_jax
 import pytest
 import tensorflow as tf
 from toy import TOY, Config
@@ -49,6 +51,22 @@ def test_matrix_work_counts_convolutions_as_they_are_and_padded():
     useful, padded = tpu_compiler.matrix_work(HLO, 128)
     assert useful == convolution * 3 * 64 + product * 128 * 10
     assert padded == convolution * 128 * 128 + product * 128 * 128
+
+
+def test_sums_over_devices_are_counted_with_their_bytes():
+    text = """
+      %all-reduce.1 = (f32[4,4]{1,0:T(8,128)}, bf16[10]{0}) all-reduce(%a, %b), replica_groups={{0,1}}, to_apply=%sum
+      %s = f32[] all-reduce-start(f32[] %c), channel_id=1, to_apply=%sum
+      %d = f32[] all-reduce-done(f32[] %s)
+      ROOT %t = f32[4,4]{1,0} add(%all-reduce.1, %x)
+    """
+    assert tpu_compiler.all_reduces(text) == (2, 4 * 16 + 2 * 10 + 4)
+
+
+def test_a_slice_that_is_not_made_is_one_line():
+    pytest.importorskip("jax", reason="JAX needs Python 3.11")
+    with pytest.raises(UserError, match=r"--tpu_cores=5: .* use one of 4, 8, 16"):
+        tpu_compiler.slice_of(tpu_compiler.CHIPS["v5e"], 5)
 
 
 def test_the_hlo_of_a_step_holds_all_phases_and_the_average():
@@ -137,6 +155,14 @@ def test_the_report_says_what_bounds_the_step(monkeypatch):
     assert "75% of the matrix unit's work" in text
     assert "at most 3556 images" in text
     assert "DOES NOT FIT" in tpu_check.describe(*run_and_settings(), made_up(40))
+    assert "were not compiled" in text
+    iterations = made_up(4).iterations
+    summed = dataclasses.replace(iterations[0].compiled, reduces=3, reduced_bytes=5 * 2**20)
+    first = dataclasses.replace(iterations[0], compiled=summed, gradient_bytes=5 * 2**20)
+    whole = dataclasses.replace(made_up(4), iterations=(first, iterations[1]), whole=True)
+    text = tpu_check.describe(*run_and_settings(), whole)
+    assert "5.0 MiB summed over 8 replicas by 3 all-reduces" in text
+    assert "were compiled too" in text
 
 
 @pytest.mark.parametrize(("gib", "start", "expected"), [(1.0, 2, 8), (0.1, 1, 144), (3.0, 8, 5), (5.0, 64, 3)])
@@ -170,3 +196,9 @@ def test_the_compiler_takes_the_toy_step(augmentation):
     assert compiled.fits
     assert compiled.flops > 0
     assert 0 < compiled.useful_flops < compiled.padded_flops
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
+def test_the_compiler_takes_the_toy_step_for_a_whole_slice():
+    on_jax.run(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_on_jax.py"))
