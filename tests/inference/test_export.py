@@ -300,6 +300,14 @@ def real(make_tiny_run):
     return make
 
 
+@pytest.mark.parametrize("name", ["acl_gan", "munit"])
+def test_a_keras_program_runs_with_the_networks_it_uses_alone(real, name):
+    """MUNIT's style encoder asked for the other generator too."""
+    model = export._model(real(name), "encode_style", Options("keras", FREE, "a2b"))
+    assert len(model.networks) == 1
+    assert model({"images": np.zeros((1, 32, 32, 3), np.float32)})["style"].shape == (1, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format, shape, precision", CASES)
 @pytest.mark.parametrize("name", METHODS)
