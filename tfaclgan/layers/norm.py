@@ -40,14 +40,25 @@ def layer_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = False)
 
 
 def _standardise(images: Tensor, axes: tuple[int, ...], epsilon: float, unbiased: bool) -> Tensor:
-    mean = ops.mean(images, axis=axes, keepdims=True)
+    mean = _mean(images, axes)
     centred = images - mean
-    variance = ops.mean(ops.square(centred), axis=axes, keepdims=True)
+    variance = _mean(ops.square(centred), axes)
     flat = variance <= ops.square(FLAT * mean)
     if unbiased:
         count = ops.cast(ops.prod([ops.shape(images)[axis] for axis in axes]), images.dtype)
         variance = variance * (count / (count - 1))
     return centred * ops.where(flat, 0, ops.rsqrt(variance + epsilon))
+
+
+def _mean(images: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The mean over `axes`, kept as axes of 1.
+
+    TensorFlow's CPU adds up a channel's pixels one after the other in float32, which for 65,536 of them is a seventh
+    of the precision of adding up rows first, and no faster. Over the channels too it adds in another order.
+    """
+    if axes == (1, 2):
+        return ops.mean(ops.mean(images, axis=2, keepdims=True), axis=1, keepdims=True)
+    return ops.mean(images, axis=axes, keepdims=True)
 
 
 def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
