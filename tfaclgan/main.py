@@ -45,7 +45,7 @@ def _run(argv: list[str]) -> int:
             f"unexpected argument {rest[1]!r}; flags are written --NAME=VALUE, see python -m tfaclgan.main --help"
         )
     _check_flags()
-    engine.choose(FLAGS.engine)
+    engine.choose(FLAGS.engine, deterministic=FLAGS.deterministic)
     _import_tensorflow()
     modes = {
         "train": _train,

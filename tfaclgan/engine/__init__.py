@@ -16,8 +16,8 @@ from tfaclgan.errors import UserError
 ENGINES = ("tensorflow", "jax")
 
 
-def choose(name: str) -> None:
-    """Makes `name` the backend of Keras in this process.
+def choose(name: str, *, deterministic: bool = False) -> None:
+    """Makes `name` the backend of Keras in this process; `deterministic`: JAX takes only such kernels on a GPU.
 
     Raises:
         UserError: JAX is not installed, or Keras already runs on another backend.
@@ -32,6 +32,8 @@ def choose(name: str) -> None:
     if running != name:
         raise UserError(f"--engine={name}: Keras already runs on {running} in this process; start a new one")
     os.environ["KERAS_BACKEND"] = name
+    if name == "jax" and deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def current() -> types.ModuleType:
