@@ -321,7 +321,7 @@ def define() -> None:
         flags.DEFINE_integer,
         "histogram_every_steps",
         0,
-        "Interval of histograms of weights and gradients in TensorBoard; 0: none.",
+        "Interval of histograms of weights and (engine tensorflow) gradients in TensorBoard; 0: none.",
         lower_bound=0,
     )
     log(
