@@ -66,6 +66,7 @@ def agree(name, folder, monkeypatch, *arguments):
         assert actual[term] == pytest.approx(value, rel=1e-4, abs=1e-5), term
 
 
+@pytest.mark.slow  # minutes of compiling on a busy machine
 def test_acl_gan(tmp_path, monkeypatch):
     agree("acl_gan", tmp_path, monkeypatch, "-k", QUICK)
 
