@@ -16,7 +16,7 @@ from tfaclgan.training import checkpoint
 
 pytest.importorskip("jax", reason="JAX needs Python 3.11")
 
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "killed_run.py")
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy_command.py")
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(SCRIPT)))
 COMMON = ("--method=toy", "--image_size=16", "--load_size=16", "--batch_size=2", "--steps_per_loop=2",
           "--ema_decay=0.9", "--log_every_steps=2", "--sample_every_steps=4", "--checkpoint_every_steps=2",

@@ -72,7 +72,7 @@ def test_a_checkpoint_of_a_newer_format_is_refused(kept, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": checkpoint.FORMAT_VERSION + 1}))
     with pytest.raises(UserError) as caught:
         go_on(kept, tmp_path)
-    one_line(caught, "step_000000004", "format 2 is newer", "install a newer tfaclgan")
+    one_line(caught, "step_000000004", f"format {checkpoint.FORMAT_VERSION + 1} is newer", "install a newer tfaclgan")
 
 
 @pytest.mark.parametrize("kept", KEPT[:1], indirect=True)

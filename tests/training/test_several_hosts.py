@@ -29,7 +29,7 @@ ACL_GAN = (
 )  # fmt: skip
 TOY = ("--method=toy", "--toy.couple")
 METHODS = {"tensorflow": ACL_GAN, "jax": TOY}
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "killed_run.py")  # the command, with the toy method
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy_command.py")  # the command, with the toy method
 
 
 @pytest.fixture(scope="module")
