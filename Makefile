@@ -10,6 +10,8 @@ CPU := CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=2
 TESTS ?= tests
 PYTEST_FLAGS ?=
 WORKERS ?= 2
+# Tests that share a trained engine stay with one worker.
+WORKER_FLAGS := -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-all bench lint lock environment clean
@@ -21,10 +23,10 @@ quickstart: $(INSTALLED) ## data, training, evaluation and pictures in one go, o
 	$(CPU) $(BIN)/python -m tfaclgan.quickstart
 
 test: $(INSTALLED) ## the fast tests
-	$(CPU) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS) $(TESTS)
+	$(CPU) $(BIN)/python -m pytest $(WORKER_FLAGS) $(PYTEST_FLAGS) $(TESTS)
 
 test-all: $(INSTALLED) ## every test, also the slow ones (parity, kills, real training)
-	$(CPU) $(BIN)/python -m pytest -n $(WORKERS) -m '' $(PYTEST_FLAGS) $(TESTS)
+	$(CPU) $(BIN)/python -m pytest $(WORKER_FLAGS) -m '' $(PYTEST_FLAGS) $(TESTS)
 
 bench: $(INSTALLED) ## the README's figures, measured on this machine
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done

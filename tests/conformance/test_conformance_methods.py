@@ -1,6 +1,12 @@
-"""What the house promises of every registered method, asked of each in its smallest form."""
+"""What the house promises of every registered method, asked of each in its smallest form.
+
+Tracing an engine is what these tests cost: what one plain engine says of two periods serves several of them, and the
+tests of a method stay with one worker (`--dist loadgroup`).
+"""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,18 +27,37 @@ def test_every_method_is_covered():
     assert sorted(TINY) == base.names()
 
 
-@pytest.fixture(params=sorted(TINY))
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in sorted(TINY)])
 def method(request):
     return base.get(request.param)
 
 
-def engine(method, replicas=1, recipe=None, config=None, **options):
+class Trained(NamedTuple):
+    """A plain engine of one replica after two periods: its state before, between and after them, its reports."""
+
+    engine: Engine
+    iterator: Any
+    states: list[dict[str, np.ndarray]]
+    reports: list[Any]
+
+
+@pytest.fixture(scope="module")
+def plain(method):
+    subject = engine(method, xla="off")
+    iterator, states, reports = batches(subject), [subject.state()], []
+    for _ in range(2):
+        reports.append(subject.train(iterator, subject.period))
+        states.append(subject.state())
+    return Trained(subject, iterator, states, reports)
+
+
+def engine(method, replicas=1, **options):
     hardware = strategies.make("cpu", cpu_devices=replicas)
     return Engine(
         method,
-        config or config_of(method),
+        config_of(method),
         image_shape=(SIZE, SIZE, 3),
-        recipe=recipe or recipe_of(method),
+        recipe=recipe_of(method, ema_decay=0.9),
         strategy=hardware.strategy,
         **options,
     )
@@ -49,40 +74,43 @@ def batches(subject, first=0):
     return iter(make(None)) if subject.replicas == 1 else iter(subject.strategy.distribute_datasets_from_function(make))
 
 
-def test_trains_every_weight_with_equal_results_on_two_replicas(method):
-    """One engine a replica count serves several promises: tracing is what these tests cost."""
-    one, two = engine(method), engine(method, replicas=2)
-    before = one.state()
-    period = one.period
-    of_one, of_two = batches(one), batches(two)
-    first_phase = method.phases(config_of(method))[0].name
-    for turn, (relative, absolute) in enumerate(((1e-3, 1e-5), (2e-3, 1e-4))):
-        report, report_two = one.train(of_one, period), two.train(of_two, period)
-        assert not report.non_finite
-        assert report.scalars.keys() == report_two.scalars.keys()
-        for name, value in report.scalars.items():
-            # From equal weights the first phase agrees to float accuracy. Then Adam turns rounding of vanishing
-            # gradients into whole steps of the rate (reference 13), so weights are compared through what they do.
-            if turn or name.startswith(first_phase):
-                assert report_two.scalars[name] == pytest.approx(value, rel=relative, abs=absolute), name
-    after = one.state()
+def test_trains_every_weight(method, plain):
+    before, _, after = plain.states
     trained = {n.split("/v/", 1)[1] for n in after if n.startswith("optimizers/") and "/v/" in n}
     still = [n for n in trained if np.array_equal(before[f"networks/{n}"], after[f"networks/{n}"])]
     assert not still, f"never trained: {still}"
     slots = [n for n in after if n.startswith("optimizers/") and "/v/" in n and not after[n].any()]
     assert not slots, f"never had a gradient: {slots}"
-    assert one.trace_count == 1
-    functions = one._train.get_concrete_function(of_one, tf.constant(2, tf.int64)).graph.as_graph_def().library.function
+    assert not any(report.non_finite for report in plain.reports)
+
+
+def test_is_traced_once_and_has_no_operation_without_a_tpu_kernel(plain):
+    assert plain.engine.trace_count == 1
+    function = plain.engine._train.get_concrete_function(plain.iterator, tf.constant(2, tf.int64))
+    functions = function.graph.as_graph_def().library.function
     ops = {node.op for function in functions for node in function.node_def}
     assert not ops & WITHOUT_TPU_KERNEL
 
 
-def test_compiles_under_xla_and_agrees(method):
-    plain, compiled = engine(method, xla="off"), engine(method, xla="on")
-    expected = plain.train(batches(plain), plain.period).scalars
+def test_two_replicas_train_as_one_does(method, plain):
+    two = engine(method, replicas=2)
+    iterator = batches(two)
+    first_phase = method.phases(config_of(method))[0].name
+    for turn, (relative, absolute) in enumerate(((1e-3, 1e-5), (2e-3, 1e-4))):
+        expected, actual = plain.reports[turn].scalars, two.train(iterator, two.period).scalars
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            # From equal weights the first phase agrees to float accuracy. Then Adam turns rounding of vanishing
+            # gradients into whole steps of the rate (reference 13), so weights are compared through what they do.
+            if turn or name.startswith(first_phase):
+                assert actual[name] == pytest.approx(value, rel=relative, abs=absolute), name
+
+
+def test_compiles_under_xla_and_agrees(method, plain):
+    compiled = engine(method, xla="on")
     actual = compiled.train(batches(compiled), compiled.period).scalars
-    for name in expected:
-        assert actual[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-4), name
+    for name, value in plain.reports[0].scalars.items():
+        assert actual[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
 
 
 def test_bfloat16_stays_finite(method):
@@ -93,18 +121,13 @@ def test_bfloat16_stays_finite(method):
     assert {str(v.dtype) for m in subject.networks.values() for v in m.trainable_variables} == {"float32"}
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(method, tmp_path):
-    recipe = recipe_of(method, ema_decay=0.9)
-    whole = engine(method, recipe=recipe)
-    period = whole.period
-    whole.train(batches(whole), 2 * period)
-    first = engine(method, recipe=recipe)
-    first.train(batches(first), period)
-    checkpoint.save(str(tmp_path), first.state(), period)
-    second = engine(method, recipe=recipe)
+def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(method, plain, tmp_path):
+    period = plain.engine.period
+    checkpoint.save(str(tmp_path), plain.states[1], period)
+    second = engine(method, xla="off")
     second.load_state(checkpoint.load_newest(str(tmp_path))[1], "checkpoint")
     second.train(batches(second, first=period), period)
-    expected, actual = whole.state(), second.state()
+    expected, actual = plain.states[2], second.state()
     different = [name for name in expected if not np.array_equal(expected[name], actual[name])]
     assert not different
 
@@ -114,8 +137,7 @@ def test_weights_have_the_same_names_in_a_second_build(method):
 
 
 def test_checkpoint_to_translation(method, tmp_path):
-    subject = engine(method, recipe=recipe_of(method, ema_decay=0.5))
-    config = config_of(method)
+    subject, config = engine(method), config_of(method)
     run = rundir.Run(str(tmp_path / "run"), method, config, (SIZE, SIZE, 3), {"load_size": SIZE})
     rundir.open_run(run)
     checkpoint.save(run.folder("checkpoints"), subject.state(), 0)
