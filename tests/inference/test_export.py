@@ -271,7 +271,7 @@ def test_probes_come_from_the_test_pictures_of_each_domain(toy, tmp_path):
 
 # -- real methods -----------------------------------------------------------------------------
 
-METHODS = ("acl_gan", "council_gan", "cyclegan", "munit", "ugatit")
+METHODS = ("acl_gan", "council_gan", "cyclegan", "munit", "ugatit", "ugatit_light")
 CASES = [
     ("keras", FREE, "float32"),
     ("saved_model", FREE, "float32"),
@@ -293,8 +293,13 @@ def real(make_tiny_run):
                 made[name] = Translator(*make_tiny_run(name))
             elif name == "council_gan":
                 made[name] = Translator(*make_tiny_run(name, members=2, paint_layers=2))
-            else:
+            elif name == "cyclegan":
                 made[name] = translator_of(base.get(name), (32, 32, 3), **tiny)
+            else:  # with discriminators that take 32 pixels
+                light = int(name == "ugatit_light")
+                made[name] = translator_of(
+                    base.get("ugatit"), (32, 32, 3), light=light, global_layers=5, local_layers=3, **tiny
+                )
         return made[name]
 
     return make
