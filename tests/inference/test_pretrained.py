@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
+import on_jax
 import pytest
 
 import tfaclgan
@@ -50,6 +53,32 @@ def test_translates_as_the_run_does(run_dir, folder):
     assert np.array_equal(given.translate(photos, seed=3), original.translate(photos, seed=3))
     assert np.array_equal(given.mask(photos, seed=3), original.mask(photos, seed=3))
     assert sorted(given.networks) == ["g_s", "g_t"]
+
+
+ON_JAX = """
+import sys, keras, numpy, tfaclgan
+assert keras.backend.backend() == "jax"
+given, photos = tfaclgan.load(sys.argv[1]), numpy.load(sys.argv[2])
+numpy.savez(sys.argv[3], image=given.translate(photos, seed=3), mask=given.mask(photos, seed=3),
+            style=given.encode_style(photos))
+"""
+
+
+def test_translates_alike_on_the_other_engine(folder, tmp_path):
+    pytest.importorskip("jax", reason="JAX needs Python 3.11")
+    photos, there = str(tmp_path / "photos.npy"), str(tmp_path / "there.npz")
+    np.save(photos, np.random.RandomState(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32))
+    command = [sys.executable, "-c", ON_JAX, folder, photos, there]
+    subprocess.run(command, env=on_jax.environment(), check=True, timeout=600)
+    given, images = tfaclgan.load(folder), np.load(photos)
+    here = {
+        "image": given.translate(images, seed=3),
+        "mask": given.mask(images, seed=3),
+        "style": given.encode_style(images),
+    }
+    with np.load(there) as found:
+        for name, value in here.items():
+            assert np.abs(found[name] - value).max() <= 1e-5 * max(1, np.abs(value).max()), name
 
 
 def test_holds_generators_only_and_its_card_says_how_it_was_judged(run_dir, folder):
