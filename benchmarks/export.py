@@ -26,7 +26,7 @@ MODELS = {
     "quick": (
         "quick start's ACL-GAN, 64 px",
         "acl_gan",
-        {"width": 16, "residual_blocks": 2, "mlp_dim": 64, "discriminator_scales": 2},
+        {"width": 16, "residual_blocks": 2, "mlp_dim": 64, "discriminator_scales": 2, "skip": True},
         64,
     ),
     "acl_gan": ("the paper's ACL-GAN, 256 px", "acl_gan", {}, 256),
