@@ -228,8 +228,7 @@ def draw(task: str, arguments: argparse.Namespace, ledger: Ledger) -> None:
 
 def train(run: str, runs: list[str], arguments: argparse.Namespace, training_flags: list[str], ledger: Ledger) -> None:
     """One run until its share of the minutes, or its last step."""
-    task, method = run.split("/")
-    run_dir = os.path.join(arguments.output, task, method)
+    run_dir = os.path.join(arguments.output, run)
     os.makedirs(os.path.dirname(run_dir), exist_ok=True)
     share = ledger.share(run, runs, arguments.minutes)
     if share <= 0:
@@ -241,20 +240,8 @@ def train(run: str, runs: list[str], arguments: argparse.Namespace, training_fla
         return
     print(f"{run}: {share / 60:.1f} minutes from step {timed_runs.newest_step(run_dir)}", flush=True)
     wait_for(run_dir)
-    code = timed_runs.train(
-        [
-            *(f"--flagfile=configs/{timed_runs.QUICK[method]}.flags",),
-            *(f"--flagfile=configs/proof_{name}.flags" for name in (arguments.profile, task)),
-            *(f"--data_dir={data_of(task, arguments)}", f"--run_dir={run_dir}", f"--engine={arguments.engine}"),
-            *(f"--image_size={arguments.image_size}", f"--load_size={arguments.image_size}"),
-            *(f"--seed={arguments.seed}", f"--extractor={arguments.extractor}"),
-            *((f"--strategy={arguments.strategy}",) if arguments.strategy else ()),
-            *training_flags,
-        ],
-        f"{run_dir}.log",
-        share,
-        lambda seconds: ledger.spend(run, seconds),
-    )
+    command = training_command(run, arguments, training_flags)
+    code = timed_runs.train(command, f"{run_dir}.log", share, lambda seconds: ledger.spend(run, seconds))
     step = timed_runs.newest_step(run_dir)
     if code == errors.EXIT_NON_FINITE and step:
         print(f"{run}: a step was not finite, see {run_dir}.log; step {step} is judged", flush=True)
@@ -265,6 +252,20 @@ def train(run: str, runs: list[str], arguments: argparse.Namespace, training_fla
             )
         raise UserError(f"{run}: training ended with exit code {code}; see {run_dir}.log, mend it and start again")
     ledger.end(run, code)
+
+
+def training_command(run: str, arguments: argparse.Namespace, training_flags: list[str]) -> list[str]:
+    """The flags of a run; later ones win."""
+    task, method = run.split("/")
+    return [
+        f"--flagfile=configs/{timed_runs.QUICK[method]}.flags",
+        *(f"--flagfile=configs/proof_{name}.flags" for name in (arguments.profile, task)),
+        *(f"--data_dir={data_of(task, arguments)}", f"--run_dir={os.path.join(arguments.output, run)}"),
+        *(f"--engine={arguments.engine}", f"--extractor={arguments.extractor}", f"--seed={arguments.seed}"),
+        *(f"--image_size={arguments.image_size}", f"--load_size={arguments.image_size}"),
+        *((f"--strategy={arguments.strategy}",) if arguments.strategy else ()),
+        *training_flags,
+    ]
 
 
 def wait_for(run_dir: str) -> None:

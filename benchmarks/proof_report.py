@@ -81,12 +81,14 @@ class _Run:
     """What a run directory holds for the page; everything is empty where it is not there."""
 
     def __init__(self, output: str, task: str, method: str, progress: Progress) -> None:
+        from tfaclgan.training.monitor import logged_lines
+
         folder = os.path.join(output, task, method)
         self.seconds = progress.seconds.get(f"{task}/{method}", 0.0)
         self.ending = progress.ended.get(f"{task}/{method}")
         self.result = _json(os.path.join(folder, "evaluations", "proof", "metrics.json"))
         self.start = _json(os.path.join(folder, "environment.json")).get("starts", [{}])[-1]
-        self.lines = list(_lines(os.path.join(folder, "metrics.jsonl")))
+        self.lines = list(logged_lines(folder))
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         return [(line["step"], line[name]) for line in self.lines if line.get(name) is not None]
@@ -269,12 +271,3 @@ def _json(path: str) -> dict[str, Any]:
         return {}
     with open(path, encoding="utf-8") as file:
         return json.load(file)
-
-
-def _lines(path: str) -> Iterator[dict[str, Any]]:
-    """Of a log that a kill may have left with half a line at its end."""
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            for text in file:
-                if text.endswith("\n"):
-                    yield json.loads(text)
