@@ -36,7 +36,7 @@ STYLE = """body{font:15px/1.45 sans-serif;max-width:1180px;margin:2em auto;paddi
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:3px 9px;text-align:right}
 td:first-child,th:first-child{text-align:left}th{background:#f3f3f3}.facts td{text-align:left}
 .charts{display:flex;flex-wrap:wrap;gap:12px}img{max-width:100%}.note{color:#555}"""
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 370, 230, 52, 10, 26, 30
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 384, 230, 52, 10, 26, 30
 
 
 class Progress(Protocol):
@@ -215,7 +215,7 @@ def chart(title: str, series: Series, colours: dict[str, str], level: float | No
         if len(places) <= 30:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" fill="{colours[name]}"/>' for x, y in places]
     legend = [*((name, colours[name], "") for name, points in series.items() if points)]
-    legend += [] if level is None else [("untouched", "#222", "5 4")]
+    legend += [] if level is None else [("untouched", "#222", "3 2")]
     parts += _legend(legend)
     return (
         f'<svg width="{WIDTH}" height="{HEIGHT + 18}" viewBox="0 0 {WIDTH} {HEIGHT + 18}" '
@@ -227,9 +227,9 @@ def _legend(entries: list[tuple[str, str, str]]) -> Iterator[str]:
     x = 4.0
     for name, colour, dashes in entries:
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-        yield f'<path d="M{x:.0f} {HEIGHT + 6}h16" stroke="{colour}" stroke-width="2"{dashed}/>'
-        yield f'<text x="{x + 19:.0f}" y="{HEIGHT + 10}">{html.escape(name)}</text>'
-        x += 28 + 5.6 * len(name)
+        yield f'<path d="M{x:.0f} {HEIGHT + 6}h12" stroke="{colour}" stroke-width="2"{dashed}/>'
+        yield f'<text x="{x + 15:.0f}" y="{HEIGHT + 10}" font-size="10">{html.escape(name)}</text>'
+        x += 23 + 5.8 * len(name)
 
 
 def _ticks(low: float, high: float) -> list[float]:
