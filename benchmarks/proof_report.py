@@ -117,7 +117,7 @@ def _facts(runs: dict[Any, _Run], progress: Progress, minutes: float) -> str:
         "runs": f"{ended} of {len(runs)} finished, {sum(bool(run.result) for run in runs.values())} judged",
         "time": f"{progress.total() / 60:.1f} of {minutes:g} minutes: drawing {seconds.get('drawing', 0) / 60:.1f}, "
         f"training (starts, compiling, evaluations on schedule) {training / 60:.1f}, "
-        f"judging {seconds.get('judging', 0) / 60:.1f}",
+        f"judging {seconds.get('judging', 0) / 60:.1f}; all starts together",
         "devices": ", ".join(sorted({start["devices"] for start in starts})) or "none yet",
         "GPU": _gpus(),
         "machine": last.get("machine", ""),

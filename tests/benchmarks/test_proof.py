@@ -168,13 +168,13 @@ def test_the_newest_step_is_that_of_whole_checkpoints(tmp_path):
 TRAINER = """#!/bin/sh
 echo trains "$@"
 trap 'sleep 0.2; echo saved; exit 42' TERM
-while :; do sleep 0.05; done
+for turn in $(seq 2000); do sleep 0.05; done
 """
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    """A program that trains for ever, and saves when it is told to stop."""
+    """A program that trains for minutes, and saves when it is told to stop."""
     path = tmp_path / "trainer"
     path.write_text(TRAINER)
     path.chmod(0o755)
