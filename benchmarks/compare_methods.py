@@ -14,10 +14,11 @@ import shutil
 
 import timed_runs
 
+from tfaclgan.errors import EXIT_PREEMPTED
+
 COLUMNS = {"psnr": "PSNR, dB", "region_l1": "error inside the glasses", "kid": "KID"}
 FACES, SIDE = 8, 96
 EXTRACTOR = "efficientnet_lite0"
-EXIT_PREEMPTED = 42
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ is left of its share. Flags it does not know go to every training run, after the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -163,8 +164,13 @@ class Ledger:
         self.ended[run] = code
         self._write()
 
-    def timed(self, name: str) -> _Timed:
-        return _Timed(self, name)
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spend(name, time.monotonic() - started)
 
     def share(self, run: str, runs: list[str], minutes: float) -> float:
         """Seconds that `run` may still train: all runs that are not finished have equal shares of what is left."""
@@ -177,17 +183,6 @@ class Ledger:
     def _write(self) -> None:
         content = {"settings": self.settings, "seconds": self.seconds, "ended": self.ended}
         files.write_atomically(self._path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-class _Timed:
-    def __init__(self, ledger: Ledger, name: str) -> None:
-        self._ledger, self._name = ledger, name
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._ledger.spend(self._name, time.monotonic() - self._started)
 
 
 # -- the parts --------------------------------------------------------------------------------

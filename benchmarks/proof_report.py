@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from tfaclgan import errors
+
 Series = dict[str, list[tuple[float, float]]]
 
 COLOURS = {"acl_gan": "#c0392b", "ugatit": "#1f618d", "munit": "#1e8449", "cyclegan": "#b9770e"}
@@ -31,7 +33,11 @@ METRICS = {
     "region_l1": ("error inside the glasses", "lower", 4),
 }
 CHARTED = ("kid", "psnr", "ssim")
-ENDINGS = {0: "its last step", 42: "its share of the time", 3: "a step that was not finite"}
+ENDINGS = {
+    errors.EXIT_OK: "its last step",
+    errors.EXIT_PREEMPTED: "its share of the time",
+    errors.EXIT_NON_FINITE: "a step that was not finite",
+}
 STYLE = """body{font:15px/1.45 sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:3px 9px;text-align:right}
 td:first-child,th:first-child{text-align:left}th{background:#f3f3f3}.facts td{text-align:left}

@@ -75,12 +75,10 @@ def _ends_with_its_parent() -> Callable[[], object] | None:
 
 def newest_step(run_dir: str) -> int:
     """The data iteration of a run's newest checkpoint; 0 if it has none."""
-    folder = os.path.join(run_dir, "checkpoints")
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [
-        name.removeprefix("step_") for name in names if os.path.exists(os.path.join(folder, name, "manifest.json"))
-    ]
-    return max((int(step) for step in found if step.isdigit()), default=0)
+    from tfaclgan.training import checkpoint
+
+    found = checkpoint.find(os.path.join(run_dir, "checkpoints"))
+    return found[0].step if found else 0
 
 
 def judge(run_dir: str, extractor: str, pictures: int) -> tuple[dict, dict[str, np.ndarray]]:

@@ -13,9 +13,8 @@ import folder_of_records
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from command import call
 
-from tfaclgan import flags as tfaclgan_flags
-from tfaclgan import main
 from tfaclgan.methods import base
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -72,13 +71,6 @@ def arguments_of(file, data, run_dir):
         "--lr_decay_start=-1",  # those of the files lie beyond two steps
         *(f"--{method}.{option}" for option in TINY if option.split("=")[0] in known),
     ]
-
-
-def call(*arguments):
-    tfaclgan_flags.define()
-    with flagsaver.flagsaver():
-        flags.FLAGS.unparse_flags()
-        return main.main(["tfaclgan", *arguments])
 
 
 def test_every_method_trains_from_a_flagfile():

@@ -21,6 +21,9 @@ from tfaclgan.training import checkpoint, rundir
 
 METHOD = base.get(os.environ["TFACLGAN_METHOD"])
 THEIRS = os.environ["TFACLGAN_THEIRS"]
+# What was seen to be rounding in float64: there this norm is up to 1.5e-3 from either engine's after two periods, while
+# the engines are 6e-5 apart.
+RELATIVE = {("acl_gan", "generators/gradient_norm"): 2e-4}
 
 on_jax.reuse_compiled()
 
@@ -58,13 +61,11 @@ def test_losses_are_those_of_the_tensorflow_engine_and_every_weight_is_trained()
     subject.load_state(start, "theirs")
     assert len(theirs) * subject.period >= 5
     apart = {}
-    # Losses agree to 1e-5. A gradient's norm cannot be held to that: that of ACL-GAN's generators is up to 1.5e-3 from
-    # float64's on either engine after two periods, while the engines are 6e-5 apart.
     for number, expected in enumerate(theirs):
         report = subject.train(source, subject.period)
         assert report.scalars.keys() == expected.keys()
         for name, value in expected.items():
-            relative = 2e-4 if name.endswith("/gradient_norm") else 1e-5
+            relative = RELATIVE.get((METHOD.name, name), 1e-5)
             # Differences of nearly equal numbers keep the absolute accuracy of those.
             if report.scalars[name] != pytest.approx(value, rel=relative, abs=1e-6):
                 apart[number, name] = report.scalars[name], value
