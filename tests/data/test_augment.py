@@ -21,7 +21,8 @@ def planned(spec, count=1, size=(48, 64), crop=(32, 32), load=48, stream=0, acti
     seeds = np.stack([np.full(count, stream), np.arange(count)], 1).astype(np.int64)
     sizes = np.tile(np.array(size, np.int32), (count, 1))
     active = None if active is None else tf.constant(active)
-    return augment.plan(augment.parse(spec), tf.constant(seeds), tf.constant(sizes), *crop, load, active)
+    plan = tf.function(augment.plan) if count >= 500 else augment.plan  # as in the pipeline; tracing takes a second
+    return plan(augment.parse(spec), tf.constant(seeds), tf.constant(sizes), *crop, load, active)
 
 
 def augmented(image, spec, number=0, crop=(32, 32), load=48, is_map=False, **arguments):

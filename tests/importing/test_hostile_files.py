@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 
+import command
 import numpy as np
 import pytest
 
@@ -309,24 +310,14 @@ def test_optimizers_of_another_training(golden):
         ask("munit", golden / "munit/gen_00350000.pt", golden / "acl_gan/optimizer.pt")
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "tfaclgan.main", "--mode=import_weights", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=120,
-    )
-
-
-def test_the_command(golden, tmp_path):
+def test_the_command(golden, tmp_path, capsys):
     """A good file, then the same folder again, then a hostile file."""
     run = tmp_path / "run"
     source = f"--source={golden / 'munit/gen_00350000.pt'},{golden / 'munit/dis_00350000.pt'}"
-    done = command("--method=munit", source, f"--run_dir={run}", "--image_size=32")
-    assert done.returncode == 0, done.stderr
-    assert "imported g_a, g_b, d_a, d_b" in done.stdout
+    code = command.call("--mode=import_weights", "--method=munit", source, f"--run_dir={run}", "--image_size=32")
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "imported g_a, g_b, d_a, d_b" in said.out
     assert "--munit.style_dim=3" in (run / "run.flags").read_text()
     assert "mode" not in (run / "run.flags").read_text()
     evil = archive(tmp_path / "evil.pt", pickle.dumps({"AB": Evil(os.system, f"touch {tmp_path / 'witness'}")}, 2))
@@ -334,20 +325,19 @@ def test_the_command(golden, tmp_path):
         (("--method=munit", source, f"--run_dir={run}"), "not empty"),
         (("--method=acl_gan", f"--source={evil}", f"--run_dir={tmp_path / 'new'}"), "system"),
     ):
-        result = command(*arguments)
-        assert result.returncode == 2
-        assert "Traceback" not in result.stderr
-        lines = [line for line in result.stderr.splitlines() if line.startswith("tfaclgan: error:")]
+        assert command.call("--mode=import_weights", *arguments) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        lines = [line for line in error.splitlines() if line.startswith("tfaclgan: error:")]
         assert len(lines) == 1
         assert word in lines[0]
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "witness").exists()
 
 
-def test_no_source():
-    result = command("--method=munit")
-    assert result.returncode == 2
-    assert "needs --source" in result.stderr
+def test_no_source(capsys):
+    assert command.call("--mode=import_weights", "--method=munit") == 2
+    assert "needs --source" in capsys.readouterr().err
 
 
 def test_reading_needs_no_framework():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 
+import command
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +14,6 @@ from tfaclgan.errors import UserError
 from tfaclgan.importing import importer, originals, tf_checkpoints
 from tfaclgan.methods import base
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FULL = "UGATIT_tiny_lsgan_4resblock_4dis_1_1_10_10_1000_sn_smoothing"
 NAME = "UGATIT.model-4"
 
@@ -217,24 +215,19 @@ def test_updates_of_adam(power, step, updates):
     assert originals._updates(float(np.float32(power)), step) == updates
 
 
-def test_the_command(folder, tmp_path):
+def test_the_command(folder, tmp_path, capsys):
     """A checkpoint becomes a run; a folder without its index is one line."""
-
-    def command(*arguments):
-        line = [sys.executable, "-m", "tfaclgan.main", "--mode=import_weights", "--method=ugatit", *arguments]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
-
-    run = tmp_path / "run"
-    done = command(f"--source={folder}", f"--run_dir={run}")
-    assert done.returncode == 0, done.stderr
-    assert "optimiser states at step 4" in done.stdout
+    run, flags = tmp_path / "run", ("--mode=import_weights", "--method=ugatit", f"--source={folder}")
+    code = command.call(*flags, f"--run_dir={run}")
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "optimiser states at step 4" in said.out
     assert "--ugatit.global_layers=5" in (run / "run.flags").read_text()
     assert (run / "imported.json").read_text().count('"sha256"') == 2
     os.remove(folder / f"{NAME}.index")
-    done = command(f"--source={folder}", f"--run_dir={tmp_path / 'new'}")
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("tfaclgan: error:")]
+    assert command.call(*flags, f"--run_dir={tmp_path / 'new'}") == 2
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("tfaclgan: error:")]
     assert "index: is not there" in line
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in error
     assert not (tmp_path / "new").exists()
