@@ -8,6 +8,8 @@ import sys
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The compilers' optimisations are most of the tests' time and none of their matter.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 sys.path.insert(0, os.path.dirname(__file__))  # the toy method
 
 
@@ -16,6 +18,7 @@ def pytest_configure(config):
 
     device = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
     # Before any test saves flags: absl's flagsaver takes away those that were defined inside of it, and `define` would
     # not define them again.

@@ -7,6 +7,7 @@ import dataclasses
 # A method without an entry here fails `test_conformance_methods.test_every_method_is_covered`.
 _MUNIT = {
     "width": 4,
+    "downsamples": 1,
     "residual_blocks": 1,
     "mlp_dim": 8,
     "discriminator_width": 4,
@@ -27,7 +28,6 @@ TINY = {
         **_MUNIT,
         "members": 2,
         "style_dim": 4,
-        "downsamples": 1,
         "discriminator_scales": 1,
         "paint_layers": 2,
         "council_start": 0,

@@ -24,14 +24,6 @@ from tfaclgan.training.tpu_check import Check, Iteration
 
 GIB = 2**30
 AUGMENTATION = device_augment.make("council", 16, 16, 18, 3, {"a": None, "b": None})
-HLO = """
-ENTRY %main (a: f32[8,32,32,3], w: f32[4,4,3,64]) -> f32[8,16,16,64] {
-  %a = bf16[8,32,32,3]{3,2,1,0} parameter(0)
-  %w = bf16[4,4,3,64]{3,2,1,0} parameter(1)
-  %c = bf16[8,16,16,64]{3,2,1,0} convolution(%a, %w), window={size=4x4 stride=2x2}, dim_labels=b01f_01io->b01f
-  ROOT %d = f32[8,10]{1,0} convolution(bf16[8,128]{1,0} %x, bf16[128,10]{1,0} %y), dim_labels=bf_io->bf
-}
-"""
 
 
 def engine(method=TOY, augmentation=None, **recipe):
@@ -43,14 +35,6 @@ def engine(method=TOY, augmentation=None, **recipe):
         xla="on",
         augmentation=augmentation,
     )
-
-
-def test_matrix_work_counts_convolutions_as_they_are_and_padded():
-    convolution = 2 * (8 * 16 * 16) * (4 * 4)
-    product = 2 * 8
-    useful, padded = tpu_compiler.matrix_work(HLO, 128)
-    assert useful == convolution * 3 * 64 + product * 128 * 10
-    assert padded == convolution * 128 * 128 + product * 128 * 128
 
 
 def test_sums_over_devices_are_counted_with_their_bytes():

@@ -21,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.engine import base
+from tfaclgan.engine import base, hlo_work
 from tfaclgan.errors import UserError
 
 
@@ -134,6 +134,15 @@ def step_hlo(engine: Any, offset: int) -> bytes:
     Raises:
         UserError: an op of the step cannot be compiled; names it and the line of this package it comes from.
     """
+    return _lowered(engine, offset, "hlo_serialized")
+
+
+def step_hlo_text(engine: Any, offset: int) -> str:
+    """The same for a reader."""
+    return _lowered(engine, offset, "hlo")
+
+
+def _lowered(engine: Any, offset: int, stage: str) -> Any:
     rows = engine.recipe.batch_size
     if engine.augmentation:
         batch = engine.augmentation.example(rows)
@@ -154,7 +163,7 @@ def step_hlo(engine: Any, offset: int) -> bytes:
         if node.op in WITHOUT_TPU_KERNEL:
             raise UserError(f"op {node.op} ({node.name}) has no TPU kernel; replace it in the method or its layers")
     try:
-        return iteration.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        return iteration.experimental_get_compiler_ir(*arguments)(stage=stage)
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"the step cannot be compiled: {_culprit(str(error))}") from error
 
@@ -235,7 +244,6 @@ def compile_lowered(lowered: Any, chip: Chip) -> Compiled:
 def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
     text = executable.hlo_modules()[0].to_string()
-    useful, padded = matrix_work(text, chip.lanes)
     argument, code = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -247,8 +255,8 @@ def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
         code,
         cost["flops"],
         cost["bytes accessed"],
-        useful,
-        padded,
+        hlo_work.flops(text),
+        hlo_work.padded_flops(text, chip.lanes),
         *all_reduces(text),
     )
 
@@ -273,42 +281,6 @@ def all_reduce_seconds(engine: base.Engine, offset: int, replicas: int, chip: Ch
     return size, ring_seconds(size, replicas, chip)
 
 
-_SHAPE = re.compile(r"\w+\[([\d,]*)\]")
-_CONVOLUTION = re.compile(r"= \w+\[([\d,]*)\]\S* convolution\(([^)]*)\).*?dim_labels=(\w+)_(\w+)->(\w+)")
-_OPERAND = re.compile(r"%?([\w.-]+)\s*$")
-_DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]")
-
-
-def matrix_work(hlo_text: str, lanes: int) -> tuple[float, float]:
-    """Operations of all convolutions (TPUs run matrix products as such) in optimised HLO, as they are and padded.
-
-    Padded: both feature dimensions rounded up to `lanes`. Grouped and strided forms count as XLA writes them.
-    """
-    shapes: dict[str, list[int]] = {}
-    useful = padded = 0.0
-    for line in hlo_text.splitlines():
-        defined = _DEFINITION.match(line)
-        if defined:
-            shapes[defined[1]] = [int(d) for d in defined[2].split(",") if d]
-        found = _CONVOLUTION.search(line)
-        if not found:
-            continue
-        output = [int(d) for d in found[1].split(",") if d]
-        operands = [_OPERAND.search(part.strip()) for part in found[2].split(", ")]
-        kernel = shapes.get(operands[1][1]) if len(operands) > 1 and operands[1] else None
-        inline = _SHAPE.findall(found[2])
-        if len(inline) > 1:
-            kernel = [int(d) for d in inline[1].split(",") if d]
-        if kernel is None or len(kernel) != len(found[4]):
-            continue
-        size = dict(zip(found[4], kernel, strict=True))
-        taps = math.prod(n for label, n in size.items() if label not in "io")
-        places = math.prod(n for label, n in zip(found[5], output, strict=True) if label != "f")
-        useful += 2.0 * places * taps * size["i"] * size["o"]
-        padded += 2.0 * places * taps * _round_up(size["i"], lanes) * _round_up(size["o"], lanes)
-    return useful, padded
-
-
 _REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
 _TYPED = re.compile(r"(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
@@ -324,10 +296,6 @@ def all_reduces(hlo_text: str) -> tuple[int, float]:
                 width = {"pred": 1, "bf16": 2}.get(kind) or int(kind[1:]) // 8
                 size += width * math.prod(int(side) for side in sides.split(",") if side)
     return count, size
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 def _drop_copies(operation: Any) -> None:
