@@ -138,17 +138,29 @@ class TestGenerator:
         assert np.abs(raw).max() < 1
         np.testing.assert_array_equal(network(images), raw)
 
-    def test_skip_ends_with_the_convolutions_of_maps_and_images(self):
+    def test_skip_shows_the_images_at_every_size(self):
+        """Convolutions of maps and images, before the blocks and at the end; pooled images beside the maps between."""
         network = generator(skip=True)
         images, style = noise(2, 16, 20, 3), noise(2, 3)
         content = network.content(images)
-        decoder, numbers = network.decoder, network.mlp(style)
-        before = keras.Model(decoder.inputs[:2], decoder.get_layer("up1_activation").output)
-        maps = before([content, numbers])
-        seen = np.pad(np.concatenate([maps, images], -1), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-        mixed = np.maximum(_valid_convolution(seen, *decoder.get_layer("skip_conv").get_weights()), 0)
-        mixed = np.pad(mixed, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
-        expected = np.tanh(_valid_convolution(mixed, *decoder.get_layer("output_conv").get_weights()))
+        decoder, names = network.decoder, ("skip_content_activation", "up0_activation", "skip1", "up1_activation")
+        inside = keras.Model(decoder.inputs, [decoder.get_layer(name).output for name in names])
+        maps = dict(zip(names, inside([content, network.mlp(style), tf.constant(images)]), strict=True))
+
+        def pooled(halvings):
+            side = 2**halvings
+            return images.reshape(2, 16 // side, side, 20 // side, side, 3).mean((2, 4))
+
+        def mixed(x, sees, label):
+            seen = np.pad(np.concatenate([x, sees], -1), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            return np.maximum(_valid_convolution(seen, *decoder.get_layer(label).get_weights()), 0)
+
+        begun = mixed(content, pooled(2), "skip_content_conv")
+        np.testing.assert_allclose(maps["skip_content_activation"], begun, atol=1e-5)
+        between = np.concatenate([maps["up0_activation"], pooled(1)], -1)
+        np.testing.assert_allclose(maps["skip1"], between, atol=1e-6)
+        end = np.pad(mixed(maps["up1_activation"], images, "skip_conv"), ((0, 0), (3, 3), (3, 3), (0, 0)), "reflect")
+        expected = np.tanh(_valid_convolution(end, *decoder.get_layer("output_conv").get_weights()))
         np.testing.assert_allclose(network.decode(content, style, images), expected, atol=1e-5)
 
     def test_any_size_with_the_same_weights(self):

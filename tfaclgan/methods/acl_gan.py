@@ -23,7 +23,7 @@ Deviations from the official code:
       original's grows with the number of pixels in a batch. Equal at the paper's batch of 3 at 256 x 256.
     - generators step at even data iterations of the whole run; the original's count restarts each epoch.
     - a blank picture passes no gradient through instance norms (layers/norm.py); the original's weights turn NaN.
-    - `skip` shows the decoder the input image; off by default (networks/munit.py).
+    - `skip` shows the decoders the input image; off by default (networks/munit.py).
     - image sides are checked before training; the original fails inside a convolution.
 """
 
@@ -120,7 +120,7 @@ class Config:
     mlp_dim: int = option(256, "width of the MLP that turns a style into AdaIN numbers", minimum=1, networks=True)
     skip: bool = option(
         False,
-        "the decoder's end also sees the input at full size: not in the paper; narrow networks learn to copy sooner",
+        "the decoders also see the input, at every size: not in the paper; narrow networks learn to copy sooner",
         networks=True,
     )
     discriminator_width: int = option(

@@ -73,9 +73,11 @@ class Generator(keras.Model):
         residual_blocks: in the content encoder, and again in the decoder.
         style_dim: numbers in a style.
         mlp_dim: width of the MLP.
-        skip: the decoder's end also sees the images: a 3x3 convolution of the last maps and the images, then ReLU, come
-            before the output's convolution. Not in the papers, whose decoders know the image by its content alone: at
-            a fourth of its size, normalised, so that colours are lost. Narrow networks learn to copy much sooner.
+        skip: the decoder also sees the images, at every size: mean-pooled beside the content (a 3x3 convolution and
+            ReLU come before the first residual block) and beside the maps of each upsampling, and whole before the
+            output's convolution (again 3x3, ReLU). Not in the papers, whose decoders know the image by its content
+            alone: at a fourth of its size, normalised, so that colours are lost. Narrow networks learn to copy and to
+            fill in with colours from beside much sooner.
         initial: of the MLP's last layer: "official", as every other layer, so that AdaIN begins with random
             factors around 0; or "balanced", factors around 1 and shifts around 0 with a tenth of the deviation.
         name: unique among the networks of a method; the first part of every weight's path.
@@ -233,12 +235,28 @@ def _mlp(style_dim: int, mlp_dim: int, norms: int, width: int, initial: str) -> 
 
 
 def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int, sees: int) -> keras.Model:
-    """channels: of the output; sees: of the images the end sees, 0 if it sees none."""
+    """channels: of the output; sees: of the images it sees too, 0 if it sees none."""
     compute = keras.config.dtype_policy().compute_dtype
     content = keras.Input((None, None, width), name="content", dtype=compute)
     numbers = keras.Input((2 * residual_blocks * 2 * width,), name="numbers", dtype=compute)
+    inputs = [content, numbers]
+    if sees:
+        inputs.append(keras.Input((None, None, sees), name="images", dtype=full_dtype()))
+
+    def with_images(x: Tensor, halvings: int) -> Tensor:
+        images = inputs[-1]
+        if halvings:
+            images = layers.AveragePooling2D(2**halvings, name=f"seen{halvings}")(images)
+        return layers.Concatenate(name=f"skip{halvings}")([x, images])
+
+    def mixed(x: Tensor, filters: int, label: str) -> Tensor:
+        x = _convolution(x, filters, 3, 1, 1, label)
+        return layers.ReLU(name=f"{label}_activation")(x)
+
     with keras.name_scope("decoder"):
         x = content
+        if sees:
+            x = mixed(with_images(x, downsamples), width, "skip_content")
         for i in range(residual_blocks):
             skip = x
             for j in range(2):
@@ -253,12 +271,10 @@ def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int, 
             x = UpsampleConv2D(width, _generator_kernel(), name=f"up{i}_conv")(x)
             x = SampleNorm(name=f"up{i}_norm")(x)
             x = layers.ReLU(name=f"up{i}_activation")(x)
-        inputs = [content, numbers]
+            if sees:
+                x = with_images(x, downsamples - 1 - i)
         if sees:
-            inputs.append(keras.Input((None, None, sees), name="images", dtype=full_dtype()))
-            x = layers.Concatenate(name="skip")([x, inputs[-1]])
-            x = _convolution(x, width, 3, 1, 1, "skip")
-            x = layers.ReLU(name="skip_activation")(x)
+            x = mixed(x, width, "skip")
         x = _convolution(x, channels, 7, 1, 3, "output")
         x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
     return keras.Model(inputs, x, name="decoder")
