@@ -1,6 +1,6 @@
 """Input pipeline against the same chain in Pillow: images per second, CPU time per image.
 
-    python benchmarks/input_pipeline.py [--size=256] [--rounds=9] [--augment=council]
+    python benchmarks/input_pipeline.py [--size=256] [--rounds=9] [--augment=council] [--rate=IMAGES]
 
 Writes a temporary data folder of crops from scikit-image's photographs (JPEG, quality 95, 4:4:4), then alternates
 rounds of this package's pipeline (decode, augment, batch, as the training loop uses it: all cores) with rounds of
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="pairs per batch (4)")
     parser.add_argument("--augment", default="council", help="spec of the augmentation (council)")
     parser.add_argument("--parallel_calls", type=int, default=0, help="threads; 0: tf.data decides (0)")
+    parser.add_argument("--rate", type=float, help="images of each domain a second to feed; none (default): not asked")
     arguments = parser.parse_args()
     encoded = photographs(arguments.size)
     augmentation = augment.parse(arguments.augment)
@@ -95,6 +96,11 @@ def report(figures: dict[str, list[list[float]]], arguments: argparse.Namespace)
     paired = statistics.median(b[0] / a[0] for a, b in zip(figures["tfaclgan"], figures["Pillow"]))
     print(f"tfaclgan / Pillow in one process: {ours / theirs:.2f} times the images/s (median of rounds {paired:.2f}),")
     print(f"{their_cpu / our_cpu:.2f} times per core")
+    if arguments.rate:
+        for name, what in (("tfaclgan", "augmentation on the host"), ("host's part", "--augment_on=device")):
+            print(
+                f"{arguments.rate:g} images/s of each domain, {what}: {2 * arguments.rate * medians[name][1]:.1f} cores"
+            )
 
 
 def take(dataset: tf.data.Dataset, images: int, batch: int) -> tuple[int, float, float]:

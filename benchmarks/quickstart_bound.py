@@ -6,7 +6,7 @@ Trains one generator of `configs/quickstart.flags` on what unpaired translation 
 glasses and the same face without (seeds of their own), and the exact pixels of the glasses in training and in judging
 (mean L1 inside them, the run's Adam at two and a half times its rate, which suits this task best, an average of the
 weights). Every few hundred steps the test pairs are translated and only the true pixels of the glasses are taken from
-the result. The quick start of 2,300 data iterations has 1,150 generator updates, and has to find the region and the
+the result. The quick start of 1,700 data iterations has 850 generator updates, and has to find the region and the
 answer by itself.
 """
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="quickstart_data/glasses", help="avatars:glasses at 64 px (default)")
     parser.add_argument("--pairs", type=int, default=1500, help="drawn for training (1500)")
-    parser.add_argument("--steps", default="600,1200,1800,3000", help="updates after which to judge (default)")
+    parser.add_argument("--steps", default="400,850,1700", help="updates after which to judge (default)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (0)")
     arguments = parser.parse_args()
     if not os.path.exists(os.path.join(arguments.data_dir, "dataset.json")):
@@ -88,7 +88,7 @@ def taught(
         3,
         mask=True,
         width=16,
-        downsamples=2,
+        downsamples=1,
         residual_blocks=2,
         style_dim=8,
         mlp_dim=64,
