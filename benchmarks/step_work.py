@@ -24,10 +24,6 @@ class Work(NamedTuple):
     all: float
     first: float
 
-    def judge(self) -> float:
-        """Forward, to its weights, and between its layers."""
-        return 3 * self.all - self.first
-
     def through(self) -> float:
         """Forward, and back to the picture; its weights rest."""
         return 2 * self.all
@@ -81,7 +77,7 @@ def acl_gan(size: int, width: int, blocks: int, batch: int) -> float:
     content, style, mlp, decoder = g["content"], g["style"], g["mlp"], g["decoder"]
     # bar; tilde; the way back. One content of x for each generator.
     making = 3 * content.all + 3 * (mlp.all + decoder.all)
-    judging = 3 * one.judge() + 2 * one.judge() + 2 * pair.judge()
+    judging = 5 * one.train(picture_trained=False) + 2 * pair.train(picture_trained=False)
     # Both generators read x, G_T also y; the way back reads bar.
     reading = 3 * content.train(picture_trained=False) + content.train(picture_trained=True)
     styles = 2 * style.train(picture_trained=False)
@@ -128,7 +124,7 @@ def ugatit(size: int, width: int, blocks: int, batch: int, light: int, depths: t
         judge, kernels = ugatit_discriminator(size, width, depth)
         # A fake and an image are judged; later the fake once more. Power iteration and its quotient: three products a
         # phase, and one back to the kernel's gradient.
-        work += 2 * (batch * (2 * judge.judge() + judge.through()) + 7 * kernels)
+        work += 2 * (batch * (2 * judge.train(picture_trained=False) + judge.through()) + 7 * kernels)
     making = 2 * batch * g.all
     painting = 2 * batch * (2 * g.train(picture_trained=False) + g.train(picture_trained=True))
     return 2 * (work + making + painting)
@@ -146,7 +142,6 @@ class Case:
 def cases(size: int, width: int, blocks: int, batch: int) -> list[Case]:
     """ACL-GAN, U-GAT-IT light and full."""
     shared = {"width": width, "residual_blocks": blocks, "discriminator_width": width}
-    deep = max(1, blocks)
     depths = (7, 5) if size >= 128 else (6, 5)
     layers = {"global_layers": depths[0], "local_layers": depths[1]}
     return [
@@ -155,7 +150,7 @@ def cases(size: int, width: int, blocks: int, batch: int) -> list[Case]:
             Case(
                 "ugatit",
                 {**shared, **layers, "profile": "pt", "light": light, "mlp_dim": 4 * width},
-                ugatit(size, width, deep, batch, light, depths),
+                ugatit(size, width, blocks, batch, light, depths),
             )
             for light in (1, 0)
         ),

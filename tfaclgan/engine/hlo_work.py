@@ -33,6 +33,13 @@ class Product(NamedTuple):
         """Multiplications and additions."""
         return 2.0 * self.pairs * self.inputs * self.outputs
 
+    def padded_flops(self, lanes: int) -> float:
+        """The same with both feature dimensions filled up to multiples of `lanes`, as a matrix unit does it.
+
+        An estimate: a compiler may lay other dimensions on the unit.
+        """
+        return self._replace(inputs=_round_up(self.inputs, lanes), outputs=_round_up(self.outputs, lanes)).flops
+
 
 def products(hlo_text: str) -> list[Product]:
     """All convolutions and matrix products of HLO in text form, in its order; each counts once, also in a loop's body.
@@ -60,17 +67,6 @@ def products(hlo_text: str) -> list[Product]:
 def flops(hlo_text: str) -> float:
     """Operations of all convolutions and matrix products."""
     return sum(product.flops for product in products(hlo_text))
-
-
-def padded_flops(hlo_text: str, lanes: int) -> float:
-    """The same with both feature dimensions of each filled up to multiples of `lanes`, as a matrix unit does it.
-
-    An estimate: a compiler may lay other dimensions on the unit.
-    """
-    return sum(
-        product._replace(inputs=_round_up(product.inputs, lanes), outputs=_round_up(product.outputs, lanes)).flops
-        for product in products(hlo_text)
-    )
 
 
 def _sides(text: str) -> list[int]:

@@ -244,6 +244,7 @@ def compile_lowered(lowered: Any, chip: Chip) -> Compiled:
 def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
     text = executable.hlo_modules()[0].to_string()
+    matrix = hlo_work.products(text)
     argument, code = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -255,8 +256,8 @@ def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
         code,
         cost["flops"],
         cost["bytes accessed"],
-        hlo_work.flops(text),
-        hlo_work.padded_flops(text, chip.lanes),
+        sum(product.flops for product in matrix),
+        sum(product.padded_flops(chip.lanes) for product in matrix),
         *all_reduces(text),
     )
 
