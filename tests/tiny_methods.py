@@ -30,6 +30,7 @@ TINY = {
         "style_dim": 4,
         "discriminator_scales": 1,
         "paint_layers": 2,
+        "mask_epsilon": 0.5,  # at the released 0.01, slopes of 10,000 make any rounding a difference in a few steps
         "council_start": 0,
         "focus_start": -1,
     },

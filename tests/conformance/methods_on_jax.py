@@ -21,9 +21,9 @@ from tfaclgan.training import checkpoint, rundir
 
 METHOD = base.get(os.environ["TFACLGAN_METHOD"])
 THEIRS = os.environ["TFACLGAN_THEIRS"]
-# What was seen to be rounding in float64: there this norm is up to 1.5e-3 from either engine's after two periods, while
-# the engines are 6e-5 apart.
-RELATIVE = {("acl_gan", "generators/gradient_norm"): 2e-4}
+# What was seen to be rounding in float64: there these norms are up to 1.5e-3 and 2.4e-5 from either engine's, while the
+# engines are 6e-5 and 2.4e-5 apart.
+RELATIVE = {("acl_gan", "generators/gradient_norm"): 2e-4, ("council_gan", "generators/gradient_norm"): 1e-4}
 
 on_jax.reuse_compiled()
 

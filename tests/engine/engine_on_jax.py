@@ -21,6 +21,7 @@ from toy import TOY, WHITE_IS_BAD, Config
 from tfaclgan.engine import jax as engines
 from tfaclgan.engine.jax import Engine, _Context
 from tfaclgan.errors import UserError
+from tfaclgan.losses import focus, reconstruction
 from tfaclgan.methods.base import Loss, Phase
 
 SHAPE, BATCH = (16, 16, 3), 4
@@ -316,6 +317,20 @@ def test_losses_are_those_of_the_tensorflow_engine():
             name: value.dtype for name, value in subject.state().items()
         }
     np.savez(os.path.join(folder, "ours.npz"), **subject.state())
+
+
+def test_losses_have_no_slope_where_nothing_differs():
+    """JAX's |x| has the derivative 1 at 0, TensorFlow's and PyTorch's 0."""
+    grey = jax.numpy.full((2, *SHAPE), 0.5)
+    terms = (
+        lambda values: reconstruction.mean_absolute_error(values, grey),
+        reconstruction.total_variation,
+        lambda values: focus.indecision(values, 0.01),
+        focus.variation,
+    )
+    for term in terms:
+        assert not np.asarray(jax.grad(term)(grey)).any()
+        assert np.asarray(jax.grad(term)(jax.numpy.asarray(IMAGES[:2] / 255.0))).any()
 
 
 @pytest.mark.parametrize(

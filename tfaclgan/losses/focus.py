@@ -18,6 +18,7 @@ from typing import Any
 from keras import ops
 
 from tfaclgan.layers.precision import full_precision
+from tfaclgan.losses.absolute import absolute
 
 Tensor = Any
 
@@ -35,7 +36,7 @@ def excess(means: Tensor, lower: float, upper: float) -> Tensor:
 
 def indecision(masks: Tensor, epsilon: float) -> Tensor:
     """Mean of 1 / (|m - 0.5| + epsilon): 1 / (0.5 + epsilon) where pixels are 0 or 1, 1 / epsilon where 0.5."""
-    return ops.mean(1 / (ops.abs(full_precision(masks) - 0.5) + epsilon))
+    return ops.mean(1 / (absolute(full_precision(masks) - 0.5) + epsilon))
 
 
 def variation(masks: Tensor) -> Tensor:
@@ -45,6 +46,6 @@ def variation(masks: Tensor) -> Tensor:
     """
     masks = full_precision(masks)
     count = masks.shape[0] * masks.shape[1] * masks.shape[2] * masks.shape[3]
-    down = ops.sum(ops.abs(masks[:, 1:] - masks[:, :-1]))
-    across = ops.sum(ops.abs(masks[:, :, 1:] - masks[:, :, :-1]))
+    down = ops.sum(absolute(masks[:, 1:] - masks[:, :-1]))
+    across = ops.sum(absolute(masks[:, :, 1:] - masks[:, :, :-1]))
     return (down + across) / count
