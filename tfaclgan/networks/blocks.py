@@ -35,24 +35,25 @@ def convolution(
     reflect: bool = False,
     kernel_initializer: Any = None,
     dtype: str | None = None,
+    layer: type = layers.Conv2D,
 ) -> Tensor:
     """Pads `padding` pixels on all four sides (zeros, or mirrored), then convolves; with bias.
 
     [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., filters]; weights `LABEL_conv`.
     kernel_initializer: `small_normal` if not given.
+    layer: `Conv2D`, or what computes the same in another way.
     """
     if padding:
         pad = ReflectPad2D if reflect else layers.ZeroPadding2D
         x = pad(padding, name=f"{label}_pad", **({"dtype": dtype} if dtype else {}))(x)
-    layer = layers.Conv2D(
+    return layer(
         filters,
         kernel,
         strides=stride,
         kernel_initializer=kernel_initializer or small_normal(),
         name=f"{label}_conv",
         **({"dtype": dtype} if dtype else {}),
-    )
-    return layer(x)
+    )(x)
 
 
 def transposed_convolution(

@@ -26,6 +26,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
+from tfaclgan.layers.head import HeadConv2D
 from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm, SampleNorm
 from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.precision import full_dtype
@@ -275,7 +276,7 @@ def _decoder(channels: int, width: int, downsamples: int, residual_blocks: int, 
                 x = with_images(x, downsamples - 1 - i)
         if sees:
             x = mixed(x, width, "skip")
-        x = _convolution(x, channels, 7, 1, 3, "output")
+        x = _convolution(x, channels, 7, 1, 3, "output", HeadConv2D)
         x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
     return keras.Model(inputs, x, name="decoder")
 
@@ -299,12 +300,11 @@ def _block(
     return x
 
 
-def _convolution(x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str) -> Tensor:
+def _convolution(
+    x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str, layer: type = layers.Conv2D
+) -> Tensor:
     x = ReflectPad2D(padding, name=f"{label}_pad")(x)
-    convolution = layers.Conv2D(
-        filters, kernel, strides=stride, kernel_initializer=_generator_kernel(), name=f"{label}_conv"
-    )
-    return convolution(x)
+    return layer(filters, kernel, strides=stride, kernel_initializer=_generator_kernel(), name=f"{label}_conv")(x)
 
 
 def _generator_kernel() -> keras.initializers.Initializer:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfaclgan.layers.head import HeadConv2D
 from tfaclgan.layers.precision import full_dtype
 from tfaclgan.layers.resampling import Double
 from tfaclgan.networks.blocks import convolution, normalise, transposed_convolution
@@ -45,7 +46,7 @@ def generator(
         for i in range(downsamples):
             width //= 2
             x = normalise(_double(x, width, upsampling, f"up{i}"), f"up{i}")
-        x = convolution(x, channels, 7, "output", padding=3, reflect=True)
+        x = convolution(x, channels, 7, "output", padding=3, reflect=True, layer=HeadConv2D)
         x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
     return keras.Model(inputs, x, name=name)
 

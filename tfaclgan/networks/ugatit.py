@@ -22,6 +22,7 @@ from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
 from tfaclgan.layers.attention import ClassActivation, SpatialChannelExcitation
+from tfaclgan.layers.head import HeadConv2D
 from tfaclgan.layers.norm import AdaptiveLayerInstanceNorm, InstanceNorm, LayerInstanceNorm
 from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.precision import full_dtype, full_precision
@@ -329,10 +330,11 @@ class _Maker:
         padding: int | tuple[int, int],
         stride: int = 1,
         use_bias: bool,
+        layer: type = layers.Conv2D,
     ) -> Tensor:
         kernel, bias = self.start(x.shape[-1] * side * side)
         x = ReflectPad2D(padding, name=f"{label}_pad")(x) if padding else x
-        return layers.Conv2D(
+        return layer(
             filters,
             side,
             strides=stride,
@@ -437,7 +439,7 @@ def _decoder(make: _Maker, channels: int, deep: int, blocks: int, use_bias: bool
             x = make.block(x, f"block{i}", use_bias, norm)
         for i in range(DOWNSAMPLES):
             x = make.up(x, deep // 2 ** (i + 1), f"up{i}", use_bias)
-        x = make.convolution(x, channels, 7, "output", padding=3, use_bias=use_bias)
+        x = make.convolution(x, channels, 7, "output", padding=3, use_bias=use_bias, layer=HeadConv2D)
         x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
     return keras.Model([maps, gamma, beta], x, name="decoder")
 
