@@ -24,6 +24,38 @@ def test_features_are_padded_to_the_matrix_unit():
     assert sum(p.padded_flops(128) for p in hlo_work.products(TEXT)) == convolution * 128 * 128 + product * 128 * 128
 
 
+def test_a_kernel_s_gradient_fills_the_unit_with_the_kernel_s_features():
+    """It contracts images and places: 3 by 64 features on 128 lanes, not 8 images by 64."""
+    text = "%g = f32[3,4,4,64] convolution(f32[8,19,19,3] %a, f32[8,16,16,64] %g), window={size=16x16}, "
+    product = hlo_work.products(text + "dim_labels=f01b_i01o->b01f")[0]
+    assert product.flops == 2 * (8 * 16 * 16) * (4 * 4) * 3 * 64
+    assert product.padded_flops(128) == product.flops * 128 * 128 / (3 * 64)
+
+
+ESTIMATED = """
+%body (p: f32[8]) -> f32[8] {
+  ROOT %b = f32[8] fusion(%p), metadata={op_name="g/up0_conv/Conv2D"}, backend_config={"estimated_cycles":"5"}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %c = f32[8] fusion(%a), metadata={op_name="g_1/stem_conv_3/Conv2D"}, backend_config={"estimated_cycles":"70"}
+  %d = f32[8] fusion(%c), metadata={op_name="g_2/stem_conv_12/Conv2D"}, backend_config={"estimated_cycles":"30"}
+  %e = f32[8] copy(%d), backend_config={"estimated_cycles":"9"}
+  %f = f32[8] copy(%e), backend_config={"estimated_cycles":"9223372036854775807"}
+  ROOT %w = f32[8] while(%f), condition=%more, body=%body, backend_config={"known_trip_count":{"n":"4"}}
+}
+"""
+
+
+def test_the_compiler_s_cycles_are_added_up_by_layer():
+    assert list(hlo_work.cycles(ESTIMATED).items()) == [
+        ("g/stem_conv/Conv2D", 100),
+        ("g/up0_conv/Conv2D", 20),
+        ("unnamed", 9),
+    ]
+    assert hlo_work.cycles(TEXT) == {}
+
+
 def program(function, *arguments):
     return tf.function(function, jit_compile=True).experimental_get_compiler_ir(*arguments)(stage="hlo")
 

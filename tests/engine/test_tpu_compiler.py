@@ -113,7 +113,17 @@ def made_up(per_core, gib_per_image=1.0, tpu_type="v5e"):
     needed = (1 + gib_per_image * per_core) * GIB
     fits = needed <= tpu_compiler.CHIPS[tpu_type].hbm_bytes
     compiled = tpu_compiler.Compiled(
-        fits, needed, 3.0, GIB, needed - GIB, 0.0, per_core * 197e9, per_core * 81.9e6, 50.0, 200.0
+        fits,
+        needed,
+        3.0,
+        GIB,
+        needed - GIB,
+        0.0,
+        per_core * 197e9,
+        per_core * 81.9e6,
+        50.0,
+        200.0,
+        cycles={"critic/stem_conv/Conv2D": 3.0, "critic/AddN": 1.0},
     )
     every = Iteration(("critic",), 1, compiled, 0.0, 0.0)
     both = Iteration(("critic", "generator"), 1, dataclasses.replace(compiled, flops=3 * compiled.flops), 0.0, 0.002)
@@ -136,6 +146,7 @@ def test_the_report_says_what_bounds_the_step(monkeypatch):
     assert "critic + generator (1 of 2 data iterations)" in text
     assert "5.00 of 16 GiB" in text
     assert "bound by operations" in text
+    assert "costliest     critic/stem_conv/Conv2D 75.0%, critic/AddN 25.0%" in text
     assert "75% of the matrix unit's work" in text
     assert "at most 3556 images" in text
     assert "DOES NOT FIT" in tpu_check.describe(*run_and_settings(), made_up(40))
@@ -180,6 +191,7 @@ def test_the_compiler_takes_the_toy_step(augmentation):
     assert compiled.fits
     assert compiled.flops > 0
     assert 0 < compiled.useful_flops < compiled.padded_flops
+    assert any("critic" in layer for layer in compiled.cycles)
 
 
 @pytest.mark.slow

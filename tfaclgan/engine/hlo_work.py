@@ -13,6 +13,12 @@ _DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]")
 _OPERATION = re.compile(r"= \w+\[([\d,]*)\]\S* (convolution|dot)\((.*?)\)(?:, (.*))?$")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window={([^}]*)}")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*{$")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_LAYER = re.compile(r'op_name="([^"]*)"')
+_BODY = re.compile(r"body=%?([\w.-]+)")
+_TURNS = re.compile(r'"known_trip_count":{"n":"(\d+)"')
+_NO_ESTIMATE = 10**12  # larger ones stand for "not known"
 _CONTRACTED = re.compile(r"lhs_contracting_dims={([\d,]*)}")
 
 
@@ -22,11 +28,14 @@ class Product(NamedTuple):
     pairs: how many times an input's place meets a kernel's, over batch, places and taps; zeros of padding and
         dilation are not met.
     inputs, outputs: feature dimensions, as the operation contracts and makes them.
+    sides: the two dimensions that a matrix unit holds, if they are not those: a kernel's gradient contracts the batch's
+        images and places, and its features are the kernel's own.
     """
 
     pairs: float
     inputs: int
     outputs: int
+    sides: tuple[int, int] | None = None
 
     @property
     def flops(self) -> float:
@@ -34,11 +43,12 @@ class Product(NamedTuple):
         return 2.0 * self.pairs * self.inputs * self.outputs
 
     def padded_flops(self, lanes: int) -> float:
-        """The same with both feature dimensions filled up to multiples of `lanes`, as a matrix unit does it.
+        """The same with both sides filled up to multiples of `lanes`, as a matrix unit does it.
 
         An estimate: a compiler may lay other dimensions on the unit.
         """
-        return self._replace(inputs=_round_up(self.inputs, lanes), outputs=_round_up(self.outputs, lanes)).flops
+        first, second = self.sides or (self.inputs, self.outputs)
+        return self.flops * _round_up(first, lanes) * _round_up(second, lanes) / (first * second)
 
 
 def products(hlo_text: str) -> list[Product]:
@@ -69,6 +79,43 @@ def flops(hlo_text: str) -> float:
     return sum(product.flops for product in products(hlo_text))
 
 
+def cycles(hlo_text: str) -> dict[str, float]:
+    """{layer: cycles} as the TPU compiler estimates them for each operation of its optimised HLO, most first.
+
+    A layer is the operation's name in our code without the numbers that TensorFlow and JAX give to repeated ones.
+    Loops count as often as they turn, where that is known.
+    """
+    lines: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in hlo_text.splitlines():
+        opened = _COMPUTATION.match(line)
+        if opened:
+            name = opened[2]
+            lines[name] = []
+            entry = name if opened[1] else entry
+        elif name:
+            lines[name].append(line)
+    found: dict[str, float] = {}
+    todo = [(entry, 1)] if entry else []
+    while todo:
+        name, turns = todo.pop()
+        for line in lines.get(name, ()):
+            body, estimate = _BODY.search(line), _CYCLES.search(line)
+            if body:
+                known = _TURNS.search(line)
+                todo.append((body[1], turns * int(known[1]) if known else turns))
+            elif estimate and int(estimate[1]) < _NO_ESTIMATE:
+                layer = _layer(line)
+                found[layer] = found.get(layer, 0.0) + turns * float(estimate[1])
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _layer(line: str) -> str:
+    named = _LAYER.search(line)
+    parts = named[1].split(";")[0].split("/") if named else []
+    return "/".join(re.sub(r"_\d+$", "", part) for part in parts) or "unnamed"
+
+
 def _sides(text: str) -> list[int]:
     return [int(side) for side in text.split(",") if side]
 
@@ -90,7 +137,7 @@ def _convolution(left: list[int], right: list[int], output: list[int], attribute
     )
     window = _WINDOW.search(attributes)
     settings = dict(part.split("=") for part in window[1].split()) if window else {}
-    pairs = float(result["b"])
+    pairs, taps, places = float(result["b"]), 1, 1
     for i, dimension in enumerate(sorted(label for label in of_output if label not in "bf")):
         low = int(settings["pad"].split("x")[i].split("_")[0]) if "pad" in settings else 0
         steps = (
@@ -98,7 +145,9 @@ def _convolution(left: list[int], right: list[int], output: list[int], attribute
             for name in ("stride", "lhs_dilate", "rhs_dilate")
         )
         pairs *= _met(image[dimension], kernel[dimension], result[dimension], low, *steps)
-    return Product(pairs, kernel["i"], kernel["o"])
+        taps, places = taps * kernel[dimension], places * result[dimension]
+    # Only a kernel's gradient has more taps, a map's places, than results, the kernel's.
+    return Product(pairs, kernel["i"], kernel["o"], (result["b"], kernel["o"]) if taps > places else None)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from tfaclgan.training.loop import Settings
 from tfaclgan.training.rundir import Run
 
 _MIB, _GIB = 2**20, 2**30
+_LAYERS_SHOWN = 3
 _REDUCED = {
     True: "Sums over replicas were compiled too; the bound counts their bytes at the links' full rate, as if nothing "
     "overlapped.",
@@ -205,9 +206,17 @@ def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
         f"(the chip balances at {chip.flops / chip.bandwidth:.0f})",
         f"  at least      {1e3 * max(compute, traffic):.1f} ms, bound by {bound} "
         f"(operations {1e3 * compute:.1f}, traffic {1e3 * traffic:.1f})",
+        f"  costliest     {_costliest(compiled)}",
         f"  padding       {compiled.padding_share:.0%} of the matrix unit's work, estimated from feature dimensions",
         f"  gradients     {iteration.gradient_bytes / _MIB:.1f} MiB summed over {found.replicas} replicas"
         f"{f' by {compiled.reduces} all-reduces' if found.whole else ''}, "
         f"{1e3 * iteration.reduce_seconds:.1f} ms at the links' rate",
         "",
     ]
+
+
+def _costliest(compiled: Compiled) -> str:
+    """The layers to look at first, with their shares of the compiler's estimated cycles."""
+    total = sum(compiled.cycles.values())
+    shown = list(compiled.cycles.items())[:_LAYERS_SHOWN]
+    return ", ".join(f"{layer} {cycles / total:.1%}" for layer, cycles in shown) or "not known"
