@@ -82,8 +82,7 @@ def make(arguments: argparse.Namespace, row: str, chip: str, path: str) -> None:
         done = subprocess.run(
             [*command, *ROWS[row], *arguments.option],
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=arguments.limit,
         )
