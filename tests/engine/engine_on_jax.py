@@ -21,6 +21,7 @@ from toy import TOY, WHITE_IS_BAD, Config
 from tfaclgan.engine import jax as engines
 from tfaclgan.engine.jax import Engine, _Context
 from tfaclgan.errors import UserError
+from tfaclgan.layers.padding import reflect_pad
 from tfaclgan.losses import focus, reconstruction
 from tfaclgan.methods.base import Loss, Phase
 
@@ -331,6 +332,18 @@ def test_losses_have_no_slope_where_nothing_differs():
     for term in terms:
         assert not np.asarray(jax.grad(term)(grey)).any()
         assert np.asarray(jax.grad(term)(jax.numpy.asarray(IMAGES[:2] / 255.0))).any()
+
+
+@pytest.mark.parametrize("padding", [1, 3, (1, 0), (0, 2)])
+def test_mirrored_borders_and_their_gradient(padding):
+    """NumPy's, and by the rule that <pad(x), y> = <x, gradient(y)> for a linear map."""
+    random, sides = np.random.RandomState(0), (padding, padding) if isinstance(padding, int) else padding
+    images = random.normal(size=(2, 7, 9, 3)).astype("float32")
+    expected = np.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+    padded, back = jax.vjp(lambda x: reflect_pad(x, padding), jax.numpy.asarray(images))
+    np.testing.assert_array_equal(padded, expected)
+    for weights in random.normal(size=(4, *expected.shape)).astype("float32"):
+        assert (back(weights)[0] * images).sum() == pytest.approx((expected * weights).sum(), rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize(
