@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import step_work
+from tiny_methods import SIZE, config_of, recipe_of
+
+from tfaclgan.engine import tpu_compiler
+from tfaclgan.engine.tensorflow import Engine
+from tfaclgan.methods import base
 
 
 @pytest.mark.slow
@@ -23,3 +30,18 @@ def test_published_acl_gan_is_counted_as_its_layers_say():
     assert g["mlp"].all == 8 * 256 + 256 * 256 + 256 * 16 * 256
     one_scale = 16 * (3 * 64 * 128**2 + 64 * 128 * 64**2 + 128 * 256 * 32**2 + 256 * 512 * 16**2) + 512 * 16**2
     assert step_work.munit_discriminator(256, 3, 64, 1, 4).all == one_scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["acl_gan", "ugatit"])
+def test_convolutions_are_in_bfloat16_on_channels_that_lie_last(name):
+    """But for the scores, of one channel, which are float32 as losses are; no map is transposed on the way."""
+    method, shape = base.get(name), (SIZE, SIZE, 3)
+    engine = Engine(method, config_of(method), image_shape=shape, recipe=recipe_of(method), dtype="bfloat16", xla="on")
+    text = tpu_compiler.step_hlo_text(engine, 0)
+    found = re.findall(r"= (\w+)(\[[\d,]*\])\S* (transpose|convolution)(\(.*)", text)
+    # Those with a side of one channel, in the result or an operand, are a score's or its gradients.
+    wide = [dtype for dtype, shape, kind, rest in found if kind == "convolution" and ",1]" not in shape + rest]
+    assert len(wide) > 50
+    assert set(wide) == {"bf16"}
+    assert not [shape for _, shape, kind, _ in found if kind == "transpose" and shape.count(",") == 3]
