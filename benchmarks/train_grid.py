@@ -106,14 +106,14 @@ def gpu_rows() -> list[Row]:
         ("ugatit", 1, ("light=0",)),
         ("acl_gan", 3, ()),
     ]
-    shared = {"apart": True, "turns": (3, 10, 4)}
+    long, short = {"apart": True, "turns": (3, 10, 4)}, {"apart": True, "turns": (3, 4, 2)}
     rows = [
-        Row(method, 256, batch, options, dtype, tf32, **shared)
+        Row(method, 256, batch, options, dtype, tf32, **(short if batch > 8 else long))
         for dtype, tf32 in (("bfloat16", "off"), ("float32", "on"), ("float32", "off"))
         for method, batch, options in models
     ]
     alone = {"xla": "off", "engines": ("tensorflow",)}
-    return rows + [Row("acl_gan", 256, 8, (), dtype, "on", **alone, **shared) for dtype in ("bfloat16", "float32")]
+    return rows + [Row("acl_gan", 256, 8, (), dtype, "on", **alone, **long) for dtype in ("bfloat16", "float32")]
 
 
 GRIDS = {"cpu": cpu_rows, "gpu": gpu_rows}

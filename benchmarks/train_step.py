@@ -36,6 +36,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def refused(arguments: argparse.Namespace) -> str:
         return "--xla=off: JAX always compiles with XLA; use --engine=tensorflow"
     if not arguments.peer:
         return ""
-    if not arguments.worker and not os.access(arguments.peer_python, os.X_OK):
+    if not arguments.worker and not shutil.which(arguments.peer_python):
         return f"--peer_python={arguments.peer_python}: no program there; name a python that has torch"
     return official_code.refusal(arguments.method, arguments.peer, options_of(arguments))
 
@@ -398,8 +399,8 @@ def prepare(engine: str) -> None:
     from tfaclgan import quiet
 
     engines.choose(engine)
-    if engine == "tensorflow":
-        quiet.import_tensorflow()
+    if engine == "tensorflow" or importlib.util.find_spec("tensorflow"):  # Keras imports it if it is there
+        quiet.import_tensorflow(hidden_from_accelerators=engine != "tensorflow")
 
 
 def engine_of(arguments: argparse.Namespace) -> Any:
