@@ -312,7 +312,8 @@ def report(arguments: argparse.Namespace, sides: dict[str, Side], flops: float) 
     options, tf32 = " ".join([arguments.method, *arguments.option]), f" (TF32 {arguments.tf32})"
     print(
         f"\n{options}, {arguments.dtype}{tf32 if arguments.dtype == 'float32' else ''}, {arguments.size} px, batch "
-        f"{arguments.batch}; {flops / 1e9:.1f} GFLOP a data iteration; {os.cpu_count()} CPUs, load {result['load']:.1f}"
+        f"{arguments.batch}; {f'{flops / 1e9:.1f} GFLOP a data iteration; ' if flops else ''}{os.cpu_count()} CPUs, "
+        f"load {result['load']:.1f}"
     )
     for name, side in result["sides"].items():
         if "seconds" not in side:
