@@ -25,7 +25,6 @@ import itertools
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -123,7 +122,8 @@ def measure(arguments: argparse.Namespace, flags: list[str]) -> dict:
         given = [part for option in arguments.option for part in ("--option", option)]
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_step.py")
         command = [sys.executable, script, "--method=ugatit", f"--batch={arguments.batch}", f"--xla={arguments.xla}"]
-        command += [f"--rounds={arguments.rounds}", "--iterations=1", "--warmup=1", f"--threads={arguments.threads}"]
+        command += [f"--rounds={arguments.rounds}", "--iterations=1", "--warmup=0", f"--threads={arguments.threads}"]
+        command += ["--flops=0"]
         process = subprocess.Popen(
             [*command, *flags, *given, f"--json={path}"],
             stdout=subprocess.DEVNULL,
@@ -143,11 +143,8 @@ def measure(arguments: argparse.Namespace, flags: list[str]) -> dict:
             return {"failed": (errors.read().strip().splitlines() or ["no message"])[-1]}
         with open(path) as file:
             found = json.load(file)
-    turns = found["turns"]["ours"]
-    seconds, cpu = (statistics.median(turn[key] for turn in turns) for key in ("seconds", "cpu_seconds"))
-    peak = max(turn["peak_mib"] for turn in turns)
-    parameters = found["parameters"]["ours"]
-    return {"failed": "", "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak, "parameters": parameters}
+    side = found["sides"]["tensorflow"]
+    return {"failed": "", **{key: side[key] for key in ("seconds", "cpu_seconds", "peak_mib", "parameters")}}
 
 
 def watch(process: subprocess.Popen, arguments: argparse.Namespace) -> str:

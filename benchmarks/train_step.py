@@ -1,35 +1,68 @@
 #!/usr/bin/env python3
-"""Seconds and memory of a training iteration, ours beside the official PyTorch code.
+"""Seconds and memory of a training iteration, ours on either engine beside the official PyTorch code.
 
     python benchmarks/train_step.py                                       # ACL-GAN, ours alone
     python benchmarks/train_step.py --peer ~/ACL-GAN --peer_python ~/torch-env/bin/python
-    python benchmarks/train_step.py --method=ugatit --size 128 --batch 1 --option light=1 --peer ~/UGATIT-pytorch
     python benchmarks/train_step.py --method=ugatit --size 64 --batch 1 --option global_layers=6 --peer ~/UGATIT-pytorch
+    python benchmarks/train_step.py --method=munit --engine=tensorflow,jax --size 256 --batch 1 --peer ~/MUNIT
+    python benchmarks/train_step.py --method=cyclegan --dtype=bfloat16 --apart --peer ~/pytorch-CycleGAN-and-pix2pix
 
---peer names a clone of hyperplane-lab/ACL-GAN or, for --method=ugatit, of znxlwm/UGATIT-pytorch; its code is imported
-from there, never copied. They ask for CUDA, torchvision and other packages, which are answered with stand-ins where
-they are missing (`.cuda()` does nothing, modules are empty), so the official networks and steps run unchanged.
+--peer names a clone of the method's official code (hyperplane-lab/ACL-GAN, znxlwm/UGATIT-pytorch, NVlabs/MUNIT,
+junyanz/pytorch-CycleGAN-and-pix2pix), which is imported from there and never copied (official_code.py). It gets the
+same options, images' size, batch and precision; for bfloat16 torch's autocast.
 
-Both sides live in processes of their own and take turns, so that a busy machine disturbs both alike; the one
-whose turn it is not sleeps. A data iteration is one update of the discriminators and one of the generators (of
-ACL-GAN's in every second one), on random images held in memory. Ours runs through the training engine, as
-`--mode=train` does. Reported are medians over the rounds, and the ratio of each round's pair.
+Each side is a process of its own. They take turns, so that a busy machine disturbs all alike; those whose turn it is
+not sleep. With --apart one side is through before the next begins, which has the memory to itself then: for a GPU, or
+where they do not fit in memory together. A data iteration is one update of the discriminators and one of the generators
+(of ACL-GAN's in every second one: its figures are means over two), on random images held in memory. Ours runs through
+the training engine, as `--mode=train` does. JAX alone needs no TensorFlow here.
+
+Reported for each side: median over the rounds and extremes of seconds a data iteration; images of each domain a second;
+peak memory (of the device on a GPU, as the framework counts it; else of the process); the first call's extra, which is
+compiling, or for PyTorch choosing kernels; operations a second, and their share of the device's peak.
+
+Operations are those of our program's convolutions and matrix products for a data iteration (engine/hlo_work.py), as JAX
+lowers it, or TensorFlow if there is no JAX. That one count is used for all sides: it is the work the method needs, and
+an implementation that computes more gets no credit for it. The peak is the published dense one of a few NVIDIA cards at
+the precision asked for, or what --peak_tflops says; a CPU has none unless it is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
 import os
+import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-import types
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
 
-SCHEDULES = {"acl_gan": 2, "ugatit": 1}  # data iterations between two updates of the generators
-PEERS = {"acl_gan": ("hyperplane-lab/ACL-GAN", "trainer.py"), "ugatit": ("znxlwm/UGATIT-pytorch", "UGATIT.py")}
+import official_code
+
+SCHEDULES = {"acl_gan": 2, "ugatit": 1, "munit": 1, "cyclegan": 1}  # data iterations between generators' updates
+ENGINES = ("tensorflow", "jax")
+# Dense TFLOP/s as published by NVIDIA: float32, TF32, bfloat16 (0: the card has none). The first name that fits counts.
+PEAKS = {
+    "H100 PCIe": (51.0, 378.0, 756.0),
+    "H100 NVL": (60.0, 417.5, 835.5),
+    "H100": (67.0, 494.5, 989.5),
+    "H200 NVL": (60.0, 417.5, 835.5),
+    "H200": (67.0, 494.5, 989.5),
+    "A100": (19.5, 156.0, 312.0),
+    "L4": (30.3, 60.0, 121.0),
+    "T4": (8.1, 0.0, 0.0),
+}
+OUT_OF_MEMORY = "out of memory"
+_SAYS_OUT_OF_MEMORY = re.compile(r"out of memory|RESOURCE_EXHAUSTED|ResourceExhausted|OOM when|MemoryError|bad_alloc")
+_HERE = os.path.abspath(__file__)
 
 
 def parse() -> argparse.Namespace:
@@ -40,43 +73,68 @@ def parse() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the method's config (may be repeated); of ugatit's the peer follows light, width, residual_blocks, "
-        "global_layers and local_layers, and ours its profile pt unless one is given",
+        help="of the method's config (may be repeated); ours of ugatit has its profile pt unless one is given",
     )
+    parser.add_argument("--engine", default="tensorflow", help="what ours runs on: tensorflow, jax, or tensorflow,jax")
     parser.add_argument("--peer", default="", help="folder of a clone of the official code (default: time ours alone)")
     parser.add_argument(
         "--peer_python", default=sys.executable, help="python with torch, PyYAML and Pillow (default: this one)"
     )
     parser.add_argument(
-        "--peer_config", default="configs/male2female.yaml", help="official configuration, inside --peer"
+        "--peer_config", default="", help="official configuration of acl_gan or munit, inside --peer (has a default)"
     )
     parser.add_argument("--size", type=int, default=128, help="height and width of the images in pixels")
     parser.add_argument("--batch", type=int, default=3, help="images of each domain in a batch")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side that are timed")
     parser.add_argument("--iterations", type=int, default=2, help="data iterations a turn (acl_gan: a multiple of 2)")
-    parser.add_argument("--warmup", type=int, default=2, help="data iterations before the first turn, likewise")
+    parser.add_argument(
+        "--warmup", type=int, default=2, help="data iterations between the very first (acl_gan: two) and the first turn"
+    )
+    parser.add_argument("--apart", action="store_true", help="one side after the other, each alone in memory")
     parser.add_argument("--threads", type=int, default=0, help="threads of each side (0: the framework's default)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what ours computes in")
-    parser.add_argument("--engine", default="tensorflow", choices=("tensorflow", "jax"), help="what ours runs on")
+    parser.add_argument(
+        "--peer_dtype", default="", choices=("", "float32", "bfloat16"), help="the official code's (default: --dtype)"
+    )
+    parser.add_argument(
+        "--tf32", default="off", choices=("on", "off"), help="float32 products on a GPU with TF32's 10 bits, all sides"
+    )
     parser.add_argument("--xla", default="auto", choices=("auto", "on", "off"), help="whether ours is compiled by XLA")
     parser.add_argument("--rematerialise", action="store_true", help="ours keeps fewer maps and computes them twice")
-    parser.add_argument("--json", default="", help="file to write all figures to (default: none)")
-    parser.add_argument("--worker", default="", choices=("", "ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak_tflops", type=float, default=0, help="the device's peak, this precision (0: if known)")
+    parser.add_argument(
+        "--flops", type=float, default=-1, help="operations of a data iteration, from an earlier count; 0: none wanted"
+    )
+    parser.add_argument("--count", action="store_true", help="count the operations of a data iteration and end")
+    parser.add_argument("--json", default="", help="file to write all figures to, after each round (default: none)")
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    schedule, (peer, file) = SCHEDULES[arguments.method], PEERS[arguments.method]
-    if (
-        min(arguments.iterations, arguments.warmup) < 1
-        or arguments.iterations % schedule
-        or arguments.warmup % schedule
-    ):
-        parser.error(
-            f"--iterations and --warmup must be positive multiples of {schedule}, the schedule of {arguments.method}"
-        )
-    if arguments.threads and arguments.engine == "jax":
-        parser.error("--threads: JAX has no such setting; use taskset")
-    if arguments.peer and not os.path.isfile(os.path.join(arguments.peer, file)):
-        parser.error(f"--peer={arguments.peer}: no {file} there; name the folder of a clone of {peer}")
+    arguments.engines = arguments.engine.split(",")
+    arguments.peer_dtype = arguments.peer_dtype or arguments.dtype
+    why_not = refused(arguments)
+    if why_not:
+        parser.error(why_not)
     return arguments
+
+
+def refused(arguments: argparse.Namespace) -> str:
+    """What is wrong with the flags, in a line; "" if nothing."""
+    schedule, engines = SCHEDULES[arguments.method], arguments.engines
+    if not set(engines) <= set(ENGINES) or len(set(engines)) < len(engines):
+        return f"--engine={arguments.engine}: give tensorflow, jax or tensorflow,jax"
+    if arguments.iterations < 1 or arguments.iterations % schedule or arguments.warmup % schedule:
+        return f"--iterations and --warmup must be multiples of {schedule}, the schedule of {arguments.method}"
+    if arguments.rounds < 1:
+        return f"--rounds={arguments.rounds}: at least one turn must be timed"
+    if "jax" in engines and arguments.threads:
+        return "--threads: JAX has no such setting; use taskset"
+    if "jax" in engines and arguments.xla == "off":
+        return "--xla=off: JAX always compiles with XLA; use --engine=tensorflow"
+    if not arguments.peer:
+        return ""
+    if not arguments.worker and not shutil.which(arguments.peer_python):
+        return f"--peer_python={arguments.peer_python}: no program there; name a python that has torch"
+    return official_code.refusal(arguments.method, arguments.peer, options_of(arguments))
 
 
 def main() -> int:
@@ -84,151 +142,335 @@ def main() -> int:
     if arguments.worker:
         serve(arguments)
         return 0
-    sides = {"ours": Worker("ours", sys.executable)}
-    if arguments.peer:
-        sides["peer"] = Worker("peer", arguments.peer_python)
-    parameters = {}
-    for name, side in sides.items():
-        ready = side.run(arguments.warmup)
-        print(
-            f"{name}: {side.about}; {ready['parameters']:,} parameters; "
-            f"first {arguments.warmup} data iterations {ready['seconds']:.1f} s",
-            flush=True,
-        )
-        parameters[name] = ready["parameters"]
-    turns: dict[str, list[dict]] = {name: [] for name in sides}
-    for number in range(arguments.rounds):
-        order = list(sides) if number % 2 == 0 else list(sides)[::-1]
-        for name in order:
-            turn = sides[name].run(arguments.iterations)
-            turns[name].append({key: turn[key] / arguments.iterations for key in ("seconds", "cpu_seconds")})
-            turns[name][-1]["peak_mib"] = turn["peak_mib"]
-        print(
-            f"round {number + 1}: " + ", ".join(f"{name} {turns[name][-1]['seconds']:.2f} s" for name in sides),
-            flush=True,
-        )
-    for side in sides.values():
-        side.close()
-    report(arguments, turns, parameters)
-    return 0
+    if arguments.count:
+        print(f"{count(arguments) / 1e9:.3f} GFLOP a data iteration")
+        return 0
+    flops = arguments.flops if arguments.flops >= 0 else count(arguments)
+    names = [*arguments.engines, *(["official"] if arguments.peer else [])]
+    sides = {name: Side(name) for name in names}
+    groups = [[side] for side in sides.values()] if arguments.apart else [list(sides.values())]
+    for group in groups:
+        for side in group:
+            side.begin(arguments)
+        for number in range(arguments.rounds):
+            for side in group if number % 2 == 0 else group[::-1]:
+                side.turn(arguments.iterations)
+            print(f"round {number + 1}: " + ", ".join(side.newest() for side in group), flush=True)
+            write(arguments, sides, flops)
+        for side in group:
+            side.close()
+    write(arguments, sides, flops)
+    report(arguments, sides, flops)
+    return 1 if any(side.failed for side in sides.values()) else 0
 
 
-def report(arguments: argparse.Namespace, turns: dict[str, list[dict]], parameters: dict[str, int]) -> None:
-    load = os.getloadavg()[0]
-    options = " ".join([arguments.method, *arguments.option])
-    print(
-        f"\n{options}, {arguments.dtype}, {arguments.size} px, batch {arguments.batch}; "
-        f"{os.cpu_count()} CPUs, load {load:.1f}"
-    )
-    for name, rows in turns.items():
-        seconds = [row["seconds"] for row in rows]
-        cpu = statistics.median(row["cpu_seconds"] for row in rows)
-        print(
-            f"{name}: median {statistics.median(seconds):.2f} s per data iteration "
-            f"({min(seconds):.2f} to {max(seconds):.2f}), CPU time {cpu:.1f} s, "
-            f"peak memory {rows[-1]['peak_mib']:.0f} MiB"
-        )
-    shown = {key: value for key, value in vars(arguments).items() if "peer" not in key}
-    result = {"arguments": shown, "parameters": parameters, "load": load, "turns": turns}
-    if "peer" in turns:
-        for key in ("seconds", "cpu_seconds"):
-            ratios = [peer[key] / ours[key] for ours, peer in zip(turns["ours"], turns["peer"], strict=True)]
-            result[f"ratio_{key}"] = ratios
-            print(
-                f"official / ours, {key.replace('_', ' ')}: median {statistics.median(ratios):.2f} "
-                f"(pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)})"
-            )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(result, file, indent=1)
+class Side:
+    """A process that runs data iterations when told how many, and what it said.
 
+    failed: why it ended before its last round, or "".
+    about, device: one phrase; the device's name.
+    parameters: that are trained; first_seconds: of the first data iteration (of as many as the schedule has).
+    turns: {"seconds", "cpu_seconds"} a data iteration, "peak_mib" up to then.
+    """
 
-class Worker:
-    """A process that runs data iterations when told how many."""
+    def __init__(self, name: str) -> None:
+        self.name, self.failed, self.about, self.device = name, "", "", ""
+        self.parameters, self.first_seconds, self.turns = 0, 0.0, list[dict]()
+        self._process: subprocess.Popen | None = None
 
-    def __init__(self, name: str, python: str) -> None:
-        command = [python, os.path.abspath(__file__), *sys.argv[1:], "--worker", name]
-        self.name = name
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.about = self._read()["about"]
+    def begin(self, arguments: argparse.Namespace) -> None:
+        """Starts the process, and runs what is not timed."""
+        python = arguments.peer_python if self.name == "official" else sys.executable
+        self._process = start(python, self.name, arguments.tf32)
+        ready = self._read()
+        self.about, self.device = ready.get("about", ""), ready.get("device", "")
+        self.parameters = ready.get("parameters", 0)
+        self.first_seconds = self._run(SCHEDULES[arguments.method]).get("seconds", 0.0)
+        if arguments.warmup:
+            self._run(arguments.warmup)
+        if not self.failed:
+            print(f"{self.name}: {self.about}; {self.parameters:,} parameters", flush=True)
 
-    def run(self, iterations: int) -> dict:
-        self.process.stdin.write(f"{iterations}\n")
-        self.process.stdin.flush()
+    def turn(self, iterations: int) -> None:
+        answer = self._run(iterations)
+        if not self.failed:
+            each = {key: answer[key] / iterations for key in ("seconds", "cpu_seconds")}
+            self.turns.append({**each, "peak_mib": answer["peak_mib"]})
+
+    def newest(self) -> str:
+        return f"{self.name} {self.failed or format(self.turns[-1]['seconds'], '.3f') + ' s'}"
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _run(self, iterations: int) -> dict:
+        if self.failed:
+            return {}
+        self._process.stdin.write(f"{iterations}\n")
+        self._process.stdin.flush()
         return self._read()
 
     def _read(self) -> dict:
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise SystemExit(f"the process that times {self.name} ended; its message is above")
+        answer = answer_of(self._process)
+        if "failed" in answer:
+            self.failed = answer["failed"]
+            print(f"{self.name}: {self.failed}", file=sys.stderr, flush=True)
+        return answer
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+
+def start(python: str, worker: str, tf32: str) -> subprocess.Popen:
+    """A process of this script that does one side's work."""
+    environment = dict(os.environ)
+    if tf32 == "off":
+        environment["NVIDIA_TF32_OVERRIDE"] = "0"  # cuBLAS and cuDNN then use none, whatever a framework asks for
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others want memory, too
+    environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    if worker == "count":
+        environment.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
+    command = [python, _HERE, *sys.argv[1:], "--worker", worker]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def answer_of(process: subprocess.Popen) -> dict:
+    """The next line of JSON that it prints; {"failed": why} if it ended instead."""
+    for line in process.stdout:
+        if line.startswith("{"):
+            return json.loads(line)
+    code = process.wait()
+    return {"failed": f"{OUT_OF_MEMORY} (killed)" if code == -9 else f"ended with exit code {code}"}
+
+
+def count(arguments: argparse.Namespace) -> float:
+    """Operations of a data iteration of ours, as a mean over the schedule."""
+    process = start(sys.executable, "count", arguments.tf32)
+    answer = answer_of(process)
+    process.stdin.close()
+    process.wait()
+    if "failed" in answer:
+        raise SystemExit(f"operations could not be counted: {answer['failed']}; --flops=0 does without")
+    return answer["flops"]
+
+
+def figures(arguments: argparse.Namespace, side: Side, flops: float) -> dict[str, Any]:
+    """What is reported of a side; 0 for what is not known."""
+    if not side.turns:
+        return {}
+    times = [turn["seconds"] for turn in side.turns]
+    seconds, schedule = statistics.median(times), SCHEDULES[arguments.method]
+    dtype = arguments.peer_dtype if side.name == "official" else arguments.dtype
+    peak = 1e12 * (arguments.peak_tflops or known_peak(side.device, dtype, arguments.tf32))
+    return {
+        "seconds": seconds,
+        "seconds_range": [min(times), max(times)],
+        "images_per_second": arguments.batch / seconds,
+        "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in side.turns),
+        "peak_mib": side.turns[-1]["peak_mib"],
+        "compile_seconds": max(0.0, side.first_seconds - schedule * seconds),
+        "flops_per_second": flops / seconds,
+        "share_of_peak": flops / seconds / peak if peak else 0.0,
+    }
+
+
+def known_peak(device: str, dtype: str, tf32: str) -> float:
+    """Published dense TFLOP/s of a card by its name, 0 if not known."""
+    column = 2 if dtype == "bfloat16" else 1 if tf32 == "on" else 0
+    return next((peaks[column] for name, peaks in PEAKS.items() if re.search(rf"\b{name}\b", device)), 0.0)
+
+
+def ratios(ours: Side, official: Side, key: str, apart: bool) -> list[float]:
+    """The official time by ours: of each round's pair, or of the medians if there are no pairs."""
+    if apart:
+        of_side = [statistics.median([turn[key] for turn in side.turns] or [0]) for side in (official, ours)]
+        return [of_side[0] / of_side[1]] if all(of_side) else []
+    return [theirs[key] / mine[key] for mine, theirs in zip(ours.turns, official.turns)]
+
+
+def result_of(arguments: argparse.Namespace, sides: dict[str, Side], flops: float) -> dict[str, Any]:
+    """All figures, for a file."""
+    shown = {key: value for key, value in vars(arguments).items() if key not in ("peer", "peer_python", "json")}
+    result: dict[str, Any] = {"arguments": shown, "flops": flops, "load": os.getloadavg()[0], "sides": {}}
+    for name, side in sides.items():
+        known = {key: value for key, value in vars(side).items() if not key.startswith("_")}
+        result["sides"][name] = {**known, **figures(arguments, side, flops)}
+        if name != "official" and "official" in sides:
+            for key in ("seconds", "cpu_seconds"):
+                result["sides"][name][f"ratio_{key}"] = ratios(side, sides["official"], key, arguments.apart)
+    return result
+
+
+def write(arguments: argparse.Namespace, sides: dict[str, Side], flops: float) -> None:
+    """What is known so far, for --json; a reader never sees half of it."""
+    if arguments.json:
+        with open(arguments.json + ".part", "w") as file:
+            json.dump(result_of(arguments, sides, flops), file, indent=1)
+        os.replace(arguments.json + ".part", arguments.json)
+
+
+def report(arguments: argparse.Namespace, sides: dict[str, Side], flops: float) -> None:
+    result = result_of(arguments, sides, flops)
+    options, tf32 = " ".join([arguments.method, *arguments.option]), f" (TF32 {arguments.tf32})"
+    print(
+        f"\n{options}, {arguments.dtype}{tf32 if arguments.dtype == 'float32' else ''}, {arguments.size} px, batch "
+        f"{arguments.batch}; {f'{flops / 1e9:.1f} GFLOP a data iteration; ' if flops else ''}{os.cpu_count()} CPUs, "
+        f"load {result['load']:.1f}"
+    )
+    for name, side in result["sides"].items():
+        if "seconds" not in side:
+            print(f"{name}: {side['failed']}")
+            continue
+        low, high = side["seconds_range"]
+        share = f" ({side['share_of_peak']:.1%} of the device's peak)" if side["share_of_peak"] else ""
+        rate = f", {side['flops_per_second'] / 1e12:.3g} TFLOP/s{share}" if flops else ""
+        print(
+            f"{name}: median {side['seconds']:.3f} s per data iteration ({low:.3f} to {high:.3f}), "
+            f"{side['images_per_second']:.2f} images/s, CPU time {side['cpu_seconds']:.2f} s, peak memory "
+            f"{side['peak_mib']:.0f} MiB, first call's extra {side['compile_seconds']:.1f} s{rate}"
+            + (f"; then {side['failed']}" if side["failed"] else "")
+        )
+        for key in ("seconds", "cpu_seconds"):
+            if side.get(f"ratio_{key}"):
+                found = side[f"ratio_{key}"]
+                pairs = f" (pairs: {', '.join(f'{ratio:.2f}' for ratio in found)})" if len(found) > 1 else ""
+                print(f"official / {name}, {key.replace('_', ' ')}: median {statistics.median(found):.2f}{pairs}")
+    counts = {side["parameters"] for side in result["sides"].values() if side["parameters"]}
+    if len(counts) > 1:
+        print("PARAMETERS DIFFER: these are not the same networks; give both sides the same options")
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    """The worker's side: reads a number of data iterations, runs them, answers with a line of JSON."""
-    sides = {"ours": ours, "peer": {"acl_gan": peer, "ugatit": ugatit_peer}[arguments.method]}
-    about, parameters, run = sides[arguments.worker](arguments)
-    print(json.dumps({"about": about}), flush=True)
+    """A worker's side: reads a number of data iterations, runs them, answers with a line of JSON."""
+    answers = counted(arguments) if arguments.worker == "count" else answered(arguments)
+    try:
+        for answer in answers:
+            print(json.dumps(answer), flush=True)
+    except Exception as error:  # whatever a framework raises; its text is shown, and the other sides go on
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {error}"
+        short = " ".join(said.split())[:200]
+        print(json.dumps({"failed": OUT_OF_MEMORY if _SAYS_OUT_OF_MEMORY.search(said) else short}), flush=True)
+
+
+def answered(arguments: argparse.Namespace) -> Iterable[dict]:
+    if arguments.worker == "official":
+        prepared = official_code.training(arguments, options_of(arguments))
+    else:
+        prepared = ours(arguments)
+    about, device, parameters, run, peak = prepared
+    yield {"about": about, "device": device, "parameters": parameters}
     for line in sys.stdin:
         start, cpu = time.perf_counter(), time.process_time()
         run(int(line))
-        answer = {
+        yield {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "parameters": parameters,
+            "peak_mib": peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        print(json.dumps(answer), flush=True)
 
 
-def ours(arguments: argparse.Namespace) -> tuple:
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+def ours(arguments: argparse.Namespace) -> tuple[str, str, int, Callable, Callable]:
+    """Our training, as `official_code.training` gives the official one."""
+    name = arguments.worker
+    prepare(name)
+    device, peak = set_up_tensorflow(arguments) if name == "tensorflow" else set_up_jax(arguments)
+    import keras
+    import numpy as np
+
+    engine = engine_of(arguments)
+    random = np.random.RandomState(0)
+    shape = (arguments.batch, *engine.image_shape)
+    batch = {key: random.randint(0, 256, shape).astype(np.uint8) for key in ("a", "b")}
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        iterator = engine.batches(lambda: tf.data.Dataset.from_tensors(batch).repeat())
+    else:
+        iterator = itertools.repeat(batch)
+    trained = [variable for network in engine.networks.values() for variable in network.trainable_variables]
+    parameters = sum(int(np.prod(variable.shape)) for variable in trained)
+    about = f"{name} {sys.modules[name].__version__}, keras {keras.__version__} on {device}, {arguments.dtype}"
+    return about, device, parameters, lambda n: engine.train(iterator, n), peak
+
+
+def prepare(engine: str) -> None:
+    """Makes `engine` Keras' backend in this process."""
+    sys.path.insert(0, os.path.dirname(os.path.dirname(_HERE)))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from tfaclgan import engine as engines
+    from tfaclgan import quiet
+
+    engines.choose(engine)
+    if engine == "tensorflow" or importlib.util.find_spec("tensorflow"):  # Keras imports it if it is there
+        quiet.import_tensorflow(hidden_from_accelerators=engine != "tensorflow")
+
+
+def engine_of(arguments: argparse.Namespace) -> Any:
+    """The engine that trains what the flags say."""
     import dataclasses
 
     from tfaclgan import engine as engines
-    from tfaclgan import quiet
     from tfaclgan.methods import base
 
-    engines.choose(arguments.engine)
-    quiet.import_tensorflow(hidden_from_accelerators=arguments.engine != "tensorflow")
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    if arguments.threads and arguments.engine == "tensorflow":
-        tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     method = base.get(arguments.method)
-    config = method.config(**options_of(arguments))
-    shape = (arguments.size, arguments.size, 3)
-    recipe = dataclasses.replace(method.recipe, batch_size=arguments.batch, image_size=arguments.size)
-    engine = engines.current().Engine(
+    return engines.current().Engine(
         method,
-        config,
-        image_shape=shape,
-        recipe=recipe,
+        method.config(**options_of(arguments)),
+        image_shape=(arguments.size, arguments.size, 3),
+        recipe=dataclasses.replace(method.recipe, batch_size=arguments.batch, image_size=arguments.size),
         seed=0,
         dtype=arguments.dtype,
         xla=arguments.xla,
         rematerialise=arguments.rematerialise,
     )
-    random = np.random.RandomState(0)
-    batch = {key: random.randint(0, 256, (arguments.batch, *shape)).astype(np.uint8) for key in ("a", "b")}
-    iterator = engine.batches(lambda: tf.data.Dataset.from_tensors(batch).repeat())
-    trained = [variable for network in engine.networks.values() for variable in network.trainable_variables]
-    parameters = sum(int(np.prod(variable.shape)) for variable in trained)
-    framework = sys.modules[arguments.engine]
-    about = f"{arguments.engine} {framework.__version__}, keras {keras.__version__}"
-    return about, parameters, lambda n: engine.train(iterator, n)
 
 
-def options_of(arguments: argparse.Namespace) -> dict:
+def set_up_tensorflow(arguments: argparse.Namespace) -> tuple[str, Callable[[], float]]:
+    """The device's name, and what tells its peak memory in MiB (0: no GPU)."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(arguments.tf32 == "on")
+    if arguments.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    cards = tf.config.list_physical_devices("GPU")
+    if not cards:
+        return "cpu", lambda: 0.0
+    for card in cards:
+        tf.config.experimental.set_memory_growth(card, True)
+    name = tf.config.experimental.get_device_details(cards[0]).get("device_name", "GPU")
+    return name, lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+
+
+def set_up_jax(arguments: argparse.Namespace) -> tuple[str, Callable[[], float]]:
+    """As `set_up_tensorflow`."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "gpu" and arguments.dtype == "float32" and arguments.tf32 == "off":
+        jax.config.update("jax_default_matmul_precision", "highest")  # else products of float32 use TF32
+    name = "cpu" if device.platform == "cpu" else device.device_kind
+    return name, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**20
+
+
+def counted(arguments: argparse.Namespace) -> Iterable[dict]:
+    """Operations of our program, from HLO that is lowered for the CPU and not compiled."""
+    name = "jax" if importlib.util.find_spec("jax") else "tensorflow"
+    arguments.dtype, arguments.xla, arguments.rematerialise = "float32", "on", False
+    prepare(name)
+    from tfaclgan.engine import hlo_work
+
+    engine = engine_of(arguments)
+    if name == "tensorflow":
+        from tfaclgan.engine import tpu_compiler
+
+        texts = (tpu_compiler.step_hlo_text(engine, offset) for offset in range(engine.period))
+    else:
+        texts = (engine.lowered(offset).compiler_ir("hlo").as_hlo_text() for offset in range(engine.period))
+    yield {"flops": sum(hlo_work.flops(text) for text in texts) / engine.period}
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """{name: value} of --option, typed by its look."""
-    given = {"profile": "pt"} if arguments.method == "ugatit" else {}
+    given: dict[str, Any] = {"profile": "pt"} if arguments.method == "ugatit" else {}
     for option in arguments.option:
         name, _, text = option.partition("=")
         try:
@@ -236,119 +478,6 @@ def options_of(arguments: argparse.Namespace) -> dict:
         except ValueError:
             given[name] = text
     return given
-
-
-def peer(arguments: argparse.Namespace) -> tuple:
-    sys.path[0] = os.path.abspath(arguments.peer)
-    import torch
-    import yaml
-
-    _stand_in_for_torchvision()
-    if not torch.cuda.is_available():
-        torch.Tensor.cuda = lambda self, *rest, **named: self
-        torch.nn.Module.cuda = lambda self, *rest, **named: self
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    from trainer import aclgan_Trainer
-
-    with open(os.path.join(arguments.peer, arguments.peer_config)) as file:
-        config = yaml.safe_load(file)
-    trainer = aclgan_Trainer(config)
-    trainer.train()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        trainer.cuda()
-    x_a, x_b = (torch.rand(arguments.batch, 3, arguments.size, arguments.size, device=device) * 2 - 1 for _ in "ab")
-
-    def run(iterations: int) -> None:
-        for iteration in range(iterations):
-            trainer.dis_update(x_a, x_b, config)
-            if iteration % SCHEDULES["acl_gan"] == 0:
-                trainer.gen_update(x_a, x_b, config)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    parameters = sum(p.numel() for p in trainer.parameters())
-    return f"official code, torch {torch.__version__} on {device}", parameters, run
-
-
-def ugatit_peer(arguments: argparse.Namespace) -> tuple:
-    """The official training loop; its networks are built as its `build_model` does, whose data sets are not there."""
-    sys.path[0] = os.path.abspath(arguments.peer)
-    import itertools
-    from unittest import mock
-
-    import torch
-
-    absent = ("cv2", "scipy", "scipy.misc", "torchvision", "torchvision.transforms", "dataset")
-    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in absent}):
-        import networks
-        import UGATIT
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    options = options_of(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = object.__new__(UGATIT.UGATIT)
-    width, blocks = options.get("width", 64), options.get("residual_blocks", 4)
-    judge_width = options.get("discriminator_width", 64)
-    depths = {"G": options.get("global_layers", 7), "L": options.get("local_layers", 5)}
-    generators = {
-        name: networks.ResnetGenerator(3, 3, width, blocks, arguments.size, light=bool(options.get("light", 0)))
-        for name in ("genA2B", "genB2A")
-    }
-    judges = {f"dis{s}{d}": networks.Discriminator(3, judge_width, depths[s]) for d in "AB" for s in "GL"}
-    vars(trainer).update({name: network.to(device) for name, network in {**generators, **judges}.items()})
-    adam = {"lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-4}
-    trainer.G_optim = torch.optim.Adam(itertools.chain(*(n.parameters() for n in generators.values())), **adam)
-    trainer.D_optim = torch.optim.Adam(itertools.chain(*(n.parameters() for n in judges.values())), **adam)
-    trainer.L1_loss, trainer.MSE_loss = torch.nn.L1Loss(), torch.nn.MSELoss()
-    trainer.BCE_loss, trainer.Rho_clipper = torch.nn.BCEWithLogitsLoss(), networks.RhoClipper(0, 1)
-    shape = (arguments.batch, 3, arguments.size, arguments.size)
-    for domain in "AB":
-        setattr(trainer, f"train{domain}_loader", _Endless((torch.rand(shape) * 2 - 1, None)))
-    vars(trainer).update(
-        resume=False, decay_flag=False, lr=1e-4, device=device, print_freq=10**9, save_freq=10**9, adv_weight=1,
-        cycle_weight=10, identity_weight=10, cam_weight=1000, dataset="none", result_dir="none",
-    )  # fmt: skip
-
-    def run(iterations: int) -> None:
-        trainer.iteration = iterations  # fewer than 1000, where the loop would save
-        trainer.train()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    parameters = sum(p.numel() for network in (*generators.values(), *judges.values()) for p in network.parameters())
-    return f"official code, torch {torch.__version__} on {device}", parameters, run
-
-
-class _Endless:
-    """A loader of one batch; its iterator has `next` as in Python 2, which the official loop calls."""
-
-    def __init__(self, batch: object) -> None:
-        self.batch = batch
-
-    def __iter__(self) -> _Endless:
-        return self
-
-    def __next__(self) -> object:
-        return self.batch
-
-    next = __next__
-
-
-def _stand_in_for_torchvision() -> None:
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        root = types.ModuleType("torchvision")
-        for name in ("transforms", "utils"):
-            child = types.ModuleType(f"torchvision.{name}")
-            setattr(root, name, child)
-            sys.modules[f"torchvision.{name}"] = child
-        sys.modules["torchvision"] = root
 
 
 if __name__ == "__main__":
