@@ -145,6 +145,7 @@ class _Session:
         self._bad_records = reading.BadRecords() if settings.on_bad_record == "skip" else None
         self._translator: Translator | None = None
         self._profiling = False
+        self._profiled = _rounded_out(settings.profile, period) if settings.profile else (0, 0)
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class _Session:
                 return self._non_finite(report)
             self._collect(report)
             if first:  # tracing and compiling would spoil the throughput: told apart
-                self._monitor.write(self._step, {"time/first_call_secs": seconds})
+                self._monitor.write(self._step, {"time/compile_secs": seconds})
                 first = False
             else:
                 self._monitor.add_time(report.steps, seconds, report.input_wait_secs)
@@ -265,10 +266,10 @@ class _Session:
     def _steps_until_next_event(self) -> int:
         limits = [_round_up(self._settings.steps_per_loop, self._engine.period), self._total - self._step]
         limits += [interval - self._step % interval for interval in self._intervals.values() if interval]
-        if self._settings.profile:
-            period = self._engine.period
-            edges = [self._settings.profile[0] // period * period, _round_up(self._settings.profile[1] + 1, period)]
-            limits += [edge - self._step for edge in edges if edge > self._step]
+        first, end = self._profiled
+        limits += [edge - self._step for edge in (first, end) if edge > self._step]
+        if first <= self._step < end and not self._engine.marks_each_iteration:
+            limits.append(self._engine.period)
         return min(limits)
 
     def _due(self, name: str) -> bool:
@@ -487,11 +488,7 @@ class _Session:
         return EXIT_NON_FINITE
 
     def _start_profile(self) -> None:
-        window = self._settings.profile
-        if not window:
-            return
-        period = self._engine.period
-        first, end = window[0] // period * period, _round_up(window[1] + 1, period)
+        first, end = self._profiled
         if not self._profiling and first <= self._step < end:
             self._engine.start_profile(self._run.path)
             self._profiling = True
@@ -608,6 +605,11 @@ def check_batch(batch_size: int, hardware: Hardware) -> None:
             f"--batch_size={batch_size}: cannot be shared out over {hardware.replicas} replicas; "
             f"use a multiple of {hardware.replicas}"
         )
+
+
+def _rounded_out(window: tuple[int, int], period: int) -> tuple[int, int]:
+    """First and end (the one after the last) of the whole periods that hold data iterations window[0] to window[1]."""
+    return window[0] // period * period, _round_up(window[1] + 1, period)
 
 
 def _round_up(value: int, multiple: int) -> int:
