@@ -41,6 +41,7 @@ class Settings:
     recipe: Recipe
     data_options: pipeline.PipelineOptions
     on_bad_record: str = "stop"  # or "skip"
+    data_service: str = ""  # grpc://HOST:PORT; "": this host makes its batches
     nan_policy: str = "stop"  # or "skip"
     seed: int = 0
     dtype: str = "float32"
@@ -198,7 +199,7 @@ class _Session:
             self._monitor.close()
 
     def _loop(self, stop: StopRequest) -> int:
-        iterator = self._iterator(self._step)
+        iterator = self._iterator(self._step, self._settings.data_service)
         if self._step == 0:
             self._sample()
         first, reason = True, None
@@ -276,11 +277,11 @@ class _Session:
         interval = self._intervals[name]
         return bool(interval) and self._step % interval == 0
 
-    def _iterator(self, first_step: int) -> Any:
+    def _iterator(self, first_step: int, service: str = "") -> Any:
         """The batches from `first_step` on, as the engine takes them."""
-        return self._engine.batches(lambda: without_names(self._dataset(first_step)))
+        return self._engine.batches(lambda: without_names(self._dataset(first_step, service)))
 
-    def _dataset(self, first_step: int) -> tf.data.Dataset:
+    def _dataset(self, first_step: int, service: str) -> tf.data.Dataset:
         """This host's batches from `first_step` on, in the parts that the engine takes."""
         hardware = self._hardware
         return pipeline.training_dataset(
@@ -292,6 +293,7 @@ class _Session:
             hosts=hardware.hosts,
             replicas_per_host=hardware.feeds_per_host,
             bad_records=self._bad_records,
+            service=service,
         )
 
     # -- what happens between loops -----------------------------------------------------------
