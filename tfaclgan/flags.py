@@ -162,6 +162,13 @@ def define() -> None:
         "Threads that decode and augment; 0: chosen by tf.data.",
         lower_bound=0,
     )
+    data(
+        flags.DEFINE_string,
+        "data_service",
+        "",
+        "grpc://HOST:PORT of a dispatcher (data_tools/data_service.py) whose workers decode and augment for training; "
+        "empty: this host does.",
+    )
 
     training = _group("Training (unset: the method's recipe, the paper's values)")
     training(flags.DEFINE_integer, "steps", None, "Data iterations in all.", lower_bound=1)

@@ -79,6 +79,10 @@ def _check_flags() -> None:
     if FLAGS.mode == "train":
         tfaclgan_flags.recipe(base.get(FLAGS.method), FLAGS)
         _profile_window()
+        if FLAGS.data_service and FLAGS.on_bad_record == "skip":
+            raise UserError(
+                "--data_service: workers cannot pass over bad records; use --on_bad_record=stop, or leave it out"
+            )
         if not FLAGS.data_dir:
             raise UserError("--data_dir is not set; make data with data_tools/make_tfrecords.py and name their folder")
     if FLAGS.mode == "translate":
@@ -148,6 +152,7 @@ def _train() -> int:
         recipe=recipe,
         data_options=data_options,
         on_bad_record=FLAGS.on_bad_record,
+        data_service=FLAGS.data_service,
         nan_policy=FLAGS.nan_policy,
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
@@ -181,6 +186,10 @@ def _train() -> int:
 
         print(dry_run.describe(run, manifest, hardware, settings))
         return errors.EXIT_OK
+    if FLAGS.data_service:
+        from tfaclgan.data import service
+
+        service.check(FLAGS.data_service)
     if settings.eval_every and FLAGS.extractor != "none":
         from tfaclgan.metrics import features
 

@@ -13,6 +13,7 @@ import jax
 import keras
 import numpy as np
 import on_jax
+import profiles
 import pytest
 import remembering
 import toy
@@ -354,3 +355,22 @@ def test_missing_hardware_is_one_clear_line(name, words, monkeypatch):
     with pytest.raises(UserError, match=words) as caught:
         engines.make_hardware(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_profile_tells_data_iterations_and_phases_apart(tmp_path):
+    judged, painted = TOY.phases(Config())
+    phases = (dataclasses.replace(judged, name="judges"), dataclasses.replace(painted, name="paints"))
+    subject = engine(method=dataclasses.replace(TOY, phases=lambda config: phases))
+    subject.train(batches(), 2)
+    subject.start_profile(str(tmp_path))
+    subject.train(batches(2), 4)
+    subject.stop_profile()
+    trace, instructions = profiles.read(tmp_path), profiles.instructions(tmp_path)
+    assert [stats["step_num"] for name, stats in trace if name == "train"] == [2, 3, 4, 5]
+    assert not [name for name, _ in trace if name.startswith("$")]  # Python's own calls
+    ran = {(stats["hlo_module"], stats["hlo_op"]) for _, stats in trace if "hlo_op" in stats}
+    convolutions = [instructions[key][1] for key in ran if instructions[key][0] == "convolution"]
+    for phase in ("judges", "paints"):
+        assert [name for name in convolutions if f"/{phase}/" in name]
+    # XLA for CPUs drops the name of some that it rewrites; no name is without a phase.
+    assert not [name for name in convolutions if name and "/judges/" not in name and "/paints/" not in name]

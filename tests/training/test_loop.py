@@ -13,6 +13,7 @@ import time
 import folder_of_records
 import metadata_server
 import numpy as np
+import profiles
 import pytest
 import record_folder
 from PIL import Image
@@ -34,10 +35,10 @@ def registered(monkeypatch):
     monkeypatch.setitem(base._REGISTRY, "toy", TOY)
 
 
-def start(data, path, *, config=None, judge=None, replicas=1, recipe=None, **settings):
+def start(data, path, *, method=TOY, config=None, judge=None, replicas=1, recipe=None, **settings):
     recipe = dataclasses.replace(TOY.recipe, **(recipe or {}))
     run = rundir.Run(
-        str(path), TOY, config or Config(), (16, 16, 3), {"load_size": 16, "learning_rate": recipe.learning_rate}
+        str(path), method, config or Config(), (16, 16, 3), {"load_size": 16, "learning_rate": recipe.learning_rate}
     )
     options = {
         "log_every": 2,
@@ -116,6 +117,14 @@ def test_metrics_are_in_jsonl_and_in_tensorboard(data, tmp_path):
         "throughput/input_wait_share",
     ):
         assert all(np.isfinite(line[name]) for line in lines), name
+    # The first call is told apart: it traces and compiles.
+    compiled = [(line["step"], line["time/compile_secs"]) for line in logged(tmp_path) if "time/compile_secs" in line]
+    assert [step for step, _ in compiled] == [2]
+    timed = [line for line in lines if "time/step_secs" in line]
+    assert [line["step"] for line in timed] == [4, 6, 8]
+    assert all(0 <= line["time/input_wait_secs"] <= line["time/step_secs"] < compiled[0][1] for line in timed)
+    assert timed[-1]["time/step_secs"] == pytest.approx(1 / timed[-1]["throughput/steps_per_second"])
+    assert [event.step for event in shown(tmp_path)["time/step_secs"]] == [4, 6, 8]
     assert [event.step for event in shown(tmp_path)["critic/loss"]] == [2, 4, 6, 8]
     assert "throughput/images_per_second" in shown(tmp_path)
     pictures = shown(tmp_path / "events" / "samples")["samples/a2b"]
@@ -581,10 +590,20 @@ def test_a_slow_source_shows_in_the_input_wait(data, tmp_path, monkeypatch):
 
 
 def test_a_profile_is_written_for_tensorboard(data, tmp_path):
-    start(data, tmp_path, profile=(4, 5))
-    found = [os.path.join(f, n) for f, _, names in os.walk(tmp_path / "plugins" / "profile") for n in names]
-    assert [name for name in found if name.endswith(".xplane.pb")]
-    assert b"critic" in b"".join(open(name, "rb").read() for name in found if name.endswith(".xplane.pb"))
+    judged, painted = TOY.phases(Config())
+    phases = (dataclasses.replace(judged, name="judges"), dataclasses.replace(painted, name="paints"))
+    method = dataclasses.replace(TOY, phases=lambda config: phases)
+    start(data, tmp_path, method=method, profile=(3, 5), steps_per_loop=8, recipe={"ema_decay": 0.9})
+    trace = profiles.read(tmp_path)
+    # One compiled call a period: data iterations 2 to 5 are asked for, rounded out to whole periods of 2.
+    assert [stats["step_num"] for name, stats in trace if name == "train"] == [2, 4]
+    assert all(stats["_r"] == 1 for name, stats in trace if name == "train")
+    # An iteration number anywhere, and the profile page takes the compiled loop's iterations, nameless, for steps.
+    assert not [name for name, stats in trace if "iter_num" in stats]
+    operations = [name for name, _ in trace if name.startswith("while/body/")]
+    assert profiles.outside(operations, ["judges"]) & {"Conv2D", "ResourceApplyAdam"}
+    assert not profiles.outside(operations, ["judges", "paints"]) & {"Conv2D", "ResourceApplyAdam"}
+    assert any("/averages/" in name for name in operations)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -9,11 +9,14 @@ same global batch.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfaclgan.data import augment, device_augment, edges, matching, reading, records
+from tfaclgan.data import service as service_client
 from tfaclgan.errors import UserError
 
 _DOMAINS = (("a", "trainA"), ("b", "trainB"))
@@ -73,6 +76,7 @@ def training_dataset(
     hosts: int = 1,
     replicas_per_host: int = 1,
     bad_records: reading.BadRecords | None = None,
+    service: str = "",
 ) -> tf.data.Dataset:
     """Endless batches of both domains for one host, in replica order.
 
@@ -86,6 +90,8 @@ def training_dataset(
         host, hosts: this host's number, and how many there are.
         replicas_per_host: replicas fed by one host.
         bad_records: where bad records are counted, which the next sound one then stands for; None: they are errors.
+        service: grpc://HOST:PORT of the dispatcher of a `tf.data` service, whose workers make the same batches and find
+            the data under the same name; "": they are made here. Not with `bad_records`.
 
     Returns:
         Elements {"a", "b": uint8 [b, h, w, c], "label_a", "label_b": int32 [b], "key_a", "key_b": string [b], and
@@ -109,7 +115,7 @@ def training_dataset(
     rows = global_batch // replicas
     rows_per_host = global_batch // hosts
     domains = [
-        _Domain(manifest, split, options, number, name, bad_records, device)
+        _Domain(manifest, split, options, number, name, bad_records, device, in_graph=bool(service))
         for number, (name, split) in enumerate(_DOMAINS)
     ]
     blurred = []
@@ -118,15 +124,15 @@ def training_dataset(
             raise UserError(f"--blurred_copies: pictures of {manifest.channels} channels have no edges; drop the flag")
         alone = dataclasses.replace(options, companions=())
         blurred = [
-            _Domain(manifest, split, alone, 2 + number, name, bad_records, device)
+            _Domain(manifest, split, alone, 2 + number, name, bad_records, device, in_graph=bool(service))
             for number, (name, split) in enumerate(_BLURRED)
         ]
     match = matching.parse(options.match_histograms, manifest.channels)
     calls = options.parallel_calls or tf.data.AUTOTUNE
 
-    def addresses(first_row: tf.Tensor) -> dict[str, dict[str, tf.Tensor]]:
+    def addresses(first_row: tf.Tensor, count: int = _ROWS_PER_READ) -> dict[str, dict[str, tf.Tensor]]:
         """Records of this host's rows first_row, first_row + 1, ..., counted from step 0, and what happens to them."""
-        local = first_row + tf.range(_ROWS_PER_READ, dtype=tf.int64)
+        local = first_row + tf.range(count, dtype=tf.int64)
         step, row = local // rows_per_host, local % rows_per_host
         sample = step * global_batch + host * rows_per_host + row
         active = step < options.augment_until_step if options.augment_until_step else None
@@ -150,12 +156,38 @@ def training_dataset(
             result.update({name: made[name] for name in made if not name.startswith(("key_", "label_"))})
         return result
 
+    if service:
+        first = first_step * replicas_per_host
+        return _served(service, first, rows, addresses, images, calls).with_options(_dataset_options(options))
     dataset = tf.data.Dataset.range(first_step * rows_per_host, np.iinfo(np.int64).max, _ROWS_PER_READ)
     dataset = dataset.map(addresses, num_parallel_calls=2, deterministic=options.deterministic)
     dataset = dataset.unbatch()
     dataset = dataset.map(images, num_parallel_calls=calls, deterministic=options.deterministic)
     dataset = dataset.batch(rows, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_dataset_options(options))
+
+
+def _served(
+    address: str, first: int, rows: int, addresses: Callable[..., Any], images: Callable[..., Any], calls: int
+) -> tf.data.Dataset:
+    """The batches of `training_dataset` from number `first` on, made by a service's workers."""
+
+    def batch(position: tf.Tensor) -> dict[str, tf.Tensor]:
+        samples = tf.data.Dataset.from_tensor_slices(addresses(position * rows, rows))
+        made = samples.map(images, num_parallel_calls=calls, deterministic=True).batch(rows, drop_remainder=True)
+        return made.get_single_element()
+
+    def numbered(position: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {service_client.POSITION: position, **batch(position)}
+
+    positions = service_client.positions_from(first).map(numbered, num_parallel_calls=tf.data.AUTOTUNE)
+    here = tf.function(batch, input_signature=[tf.TensorSpec([], tf.int64)])
+
+    def made_here(position: int) -> dict[str, np.ndarray]:
+        with tf.device("CPU"):
+            return {name: value.numpy() for name, value in here(tf.constant(position, tf.int64)).items()}
+
+    return service_client.distributed(address, first, positions, made_here).prefetch(tf.data.AUTOTUNE)
 
 
 def device_augmentation(
@@ -258,8 +290,9 @@ class _Domain:
         name: str,
         bad_records: reading.BadRecords | None,
         device: device_augment.DeviceAugmentation | None,
+        in_graph: bool,
     ) -> None:
-        self.name, self._device = name, device
+        self.name, self._device, self._in_graph = name, device, in_graph
         self._reader = reading.shared_reader(manifest, split, cache_mb=options.cache_mb, bad_records=bad_records)
         self._augmentation = augment.parse(options.augment)
         augment.check_channels(self._augmentation, manifest.channels, options.augment)
@@ -272,7 +305,7 @@ class _Domain:
         """What is needed of the samples' [n] records, still encoded, and the plan of their augmentation."""
         options = self._options
         numbers = record_numbers(sample, len(self._reader), options.seed, self._number)
-        example = _parse(_read(self._reader, numbers))
+        example = _parse(self._reader.read_in_graph(numbers) if self._in_graph else _read(self._reader, numbers))
         stream = tf.constant(_seed_word(options.seed, self._number, _AUGMENT), tf.int64)
         drawn = augment.plan(
             self._augmentation,

@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,8 +25,12 @@ from tfaclgan.data import records
 from tfaclgan.data.files import parse_array
 from tfaclgan.errors import UserError, one_line
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
+_BUFFER_BYTES = 2**16  # of a reader of one record
 _BLOCK_BYTES = 128  # a checksum's blocks are taken in parallel, so this is the number of steps times four
 _CASTAGNOLI = 0x82F63B78  # reflected polynomial of CRC-32C
 _REMOTE_READS = 16  # at once; each waits tens of milliseconds for an object store
@@ -239,6 +244,29 @@ class SplitReader:
         for row, payload in enumerate(read(self.read, numbers.tolist())):
             payloads[row] = payload
         return payloads
+
+    def read_in_graph(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Payloads of the records `numbers` int64 [n]: string [n], read by TensorFlow alone, so on any host.
+
+        Checksums are looked at, but nothing is kept in memory and no bad record passed over.
+        """
+        import tensorflow as tf
+
+        paths = [path if "://" in path else os.path.abspath(path) for path in self._paths]
+        one = {"output_types": [tf.string], "output_shapes": [[]]}
+
+        def read(number: tf.Tensor) -> tf.Tensor:
+            place = tf.gather(self._index, number)
+            shard = tf.raw_ops.TFRecordDatasetV2(
+                filenames=tf.gather(paths, place[:1]),
+                compression_type="",
+                buffer_size=tf.constant(_BUFFER_BYTES, tf.int64),
+                byte_offsets=place[1:2] - _HEADER_BYTES,
+            )
+            first = tf.raw_ops.TakeDataset(input_dataset=shard, count=tf.constant(1, tf.int64), **one)
+            return tf.raw_ops.DatasetToSingleElement(dataset=first, **one)[0]
+
+        return tf.map_fn(read, numbers, fn_output_signature=tf.string)
 
     def _read(self, number: int) -> bytes:
         shard, offset, length = (int(value) for value in self._index[number])

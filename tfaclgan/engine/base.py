@@ -23,6 +23,7 @@ from tfaclgan.methods.base import ImageShape, Loss, Method, Phase, Recipe
 from tfaclgan.training import optimizers
 
 MOST_SKIPPED = 100  # turns of a phase left out in a row, after which nan_policy="skip" stops as well
+PROFILED_STEP = "train"  # what a profile calls the steps it tells apart
 REPORT_SLOTS = 48  # scalars a phase may report; padded to a fixed width so that loops carry one tensor
 
 
@@ -128,6 +129,7 @@ class Engine:
     averages: dict[str, Any]
     step: Any
     replicas: int
+    marks_each_iteration: bool  # whether a profile shows the data iterations of one call as steps of their own
     _memory: dict[str, Any]
 
     def __init__(
@@ -164,7 +166,7 @@ class Engine:
         return {}
 
     def start_profile(self, folder: str) -> None:
-        """Begins to trace the device for TensorBoard."""
+        """Begins to trace host and device for TensorBoard, without each of Python's own calls."""
         raise NotImplementedError
 
     def stop_profile(self) -> None:

@@ -140,6 +140,8 @@ class Engine(base.Engine):
         UserError: something that only the TensorFlow engine has.
     """
 
+    marks_each_iteration = True
+
     def __init__(
         self,
         method: Method,
@@ -183,19 +185,22 @@ class Engine(base.Engine):
         """As `base.Engine.train`; batches are {name: array of this host's images}."""
         self._check_steps(steps)
         values, totals = self._values(), self._no_totals()
+        start = int(self.step.numpy())
         waited, done = 0.0, 0
         earlier: concurrent.futures.Future | None = None
         newest: concurrent.futures.Future | None = None
         try:
             for number in range(steps):
-                asked = time.perf_counter()
-                batch = self._placed_batch(next(iterator))
-                waited += _idle(newest, asked, time.perf_counter())
-                values, totals, bad = self._iteration(number % self.period)(values, totals, batch)
-                earlier, newest = newest, self._finished.submit(_wait_for, bad)
-                done += 1
-                # Two are in flight: enough to keep the device busy, and a bad one is found out soon.
-                if earlier and earlier.result().bad_step >= 0 and done % self.period == 0:
+                with jax.profiler.StepTraceAnnotation(base.PROFILED_STEP, step_num=start + number):
+                    asked = time.perf_counter()
+                    batch = self._placed_batch(next(iterator))
+                    waited += _idle(newest, asked, time.perf_counter())
+                    values, totals, bad = self._iteration(number % self.period)(values, totals, batch)
+                    earlier, newest = newest, self._finished.submit(_wait_for, bad)
+                    done += 1
+                    # Two are in flight: enough to keep the device busy, and a bad one is found out soon.
+                    is_bad = earlier is not None and earlier.result().bad_step >= 0
+                if is_bad and done % self.period == 0:
                     break
         finally:
             for variable, value in zip(self._kept, values, strict=True):
@@ -214,7 +219,9 @@ class Engine(base.Engine):
         return make_dataset().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
     def start_profile(self, folder: str) -> None:
-        jax.profiler.start_trace(folder)
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # as TensorFlow's: a step of a thousand calls hides all else
+        jax.profiler.start_trace(folder, profiler_options=options)
 
     def stop_profile(self) -> None:
         jax.profiler.stop_trace()
@@ -408,6 +415,10 @@ class Engine(base.Engine):
     def _update_averages(self, now: dict[int, Array]) -> None:
         if not self.averages:
             return
+        with jax.named_scope("averages"):
+            self._move_averages(now)
+
+    def _move_averages(self, now: dict[int, Array]) -> None:
         share: Any = 1 - self.recipe.ema_decay
         if self.recipe.ema_start:
             # Up to a share of the steps the average is a copy: the first weights are not worth remembering.

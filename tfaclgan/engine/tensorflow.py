@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfaclgan.data.device_augment import DeviceAugmentation
-from tfaclgan.engine import base
+from tfaclgan.engine import base, trace
 from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_variables
 from tfaclgan.engine.strategy import make as make_hardware  # noqa: F401 (what `engine.current()` is asked for)
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
@@ -186,6 +186,8 @@ class Engine(base.Engine):
             phase's turns in a row it stops.
     """
 
+    marks_each_iteration = False
+
     def __init__(
         self,
         method: Method,
@@ -248,8 +250,9 @@ class Engine(base.Engine):
         start = int(self.step.numpy())
         if self._skips:
             self._skipped.assign(0)
-        measured = (t.numpy() for t in self._train(iterator, tf.constant(steps, tf.int64)))
-        sums, counts, bad_step, last, waited = measured
+        with tf.profiler.experimental.Trace(base.PROFILED_STEP, step_num=start, _r=1):
+            measured = (t.numpy() for t in self._train(iterator, tf.constant(steps, tf.int64)))
+            sums, counts, bad_step, last, waited = measured
         skipped = int(self._skipped.numpy()) if self._skips else 0
         return self._report(sums, counts, last, int(bad_step), int(self.step.numpy()) - start, float(waited), skipped)
 
@@ -260,12 +263,15 @@ class Engine(base.Engine):
         return iter(self.strategy.distribute_datasets_from_function(lambda _: make_dataset()))
 
     def start_profile(self, folder: str) -> None:
-        """Begins to trace the device for TensorBoard."""
+        """As `base.Engine.start_profile`."""
+        self._traced_folder, self._earlier_traces = folder, trace.written(folder)
         tf.profiler.experimental.start(folder)
 
     def stop_profile(self) -> None:
         """Writes what was traced."""
         tf.profiler.experimental.stop()
+        for path in trace.written(self._traced_folder) - self._earlier_traces:
+            trace.let_markers_be_steps(path)
 
     @property
     def trace_count(self) -> int:
@@ -470,7 +476,14 @@ class Engine(base.Engine):
             return row, gradients, dict(loss.memory), dict(loss.carry)
 
         nested = self.xla and self.replicas > 1 and not phase.cross_replica and not self._is_tpu
-        return tf.function(compute, jit_compile=True) if nested else compute
+        if not nested:
+            return compute
+
+        def named(*arguments: Any) -> tuple[Any, ...]:
+            with tf.name_scope(phase.name):  # the one around the call does not reach in
+                return compute(*arguments)
+
+        return tf.function(named, jit_compile=True)
 
     def _apply(
         self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None], memory: dict[str, tf.Tensor]
@@ -518,6 +531,10 @@ class Engine(base.Engine):
     def _update_averages(self) -> None:
         if not self.averages:
             return
+        with tf.name_scope("averages"):
+            self._move_averages()
+
+    def _move_averages(self) -> None:
         # Up to a share of the steps the average is a copy: the first weights are not worth remembering.
         copies = tf.cast(self.step, tf.float64) <= self.recipe.ema_start * self.recipe.steps
         share = tf.where(copies, 1.0, 1 - self.recipe.ema_decay) if self.recipe.ema_start else 1 - self.recipe.ema_decay

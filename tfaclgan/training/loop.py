@@ -41,6 +41,7 @@ class Settings:
     recipe: Recipe
     data_options: pipeline.PipelineOptions
     on_bad_record: str = "stop"  # or "skip"
+    data_service: str = ""  # grpc://HOST:PORT; "": this host makes its batches
     nan_policy: str = "stop"  # or "skip"
     seed: int = 0
     dtype: str = "float32"
@@ -145,6 +146,7 @@ class _Session:
         self._bad_records = reading.BadRecords() if settings.on_bad_record == "skip" else None
         self._translator: Translator | None = None
         self._profiling = False
+        self._profiled = _rounded_out(settings.profile, period) if settings.profile else (0, 0)
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class _Session:
             self._monitor.close()
 
     def _loop(self, stop: StopRequest) -> int:
-        iterator = self._iterator(self._step)
+        iterator = self._iterator(self._step, self._settings.data_service)
         if self._step == 0:
             self._sample()
         first, reason = True, None
@@ -213,7 +215,7 @@ class _Session:
                 return self._non_finite(report)
             self._collect(report)
             if first:  # tracing and compiling would spoil the throughput: told apart
-                self._monitor.write(self._step, {"time/first_call_secs": seconds})
+                self._monitor.write(self._step, {"time/compile_secs": seconds})
                 first = False
             else:
                 self._monitor.add_time(report.steps, seconds, report.input_wait_secs)
@@ -265,21 +267,21 @@ class _Session:
     def _steps_until_next_event(self) -> int:
         limits = [_round_up(self._settings.steps_per_loop, self._engine.period), self._total - self._step]
         limits += [interval - self._step % interval for interval in self._intervals.values() if interval]
-        if self._settings.profile:
-            period = self._engine.period
-            edges = [self._settings.profile[0] // period * period, _round_up(self._settings.profile[1] + 1, period)]
-            limits += [edge - self._step for edge in edges if edge > self._step]
+        first, end = self._profiled
+        limits += [edge - self._step for edge in (first, end) if edge > self._step]
+        if first <= self._step < end and not self._engine.marks_each_iteration:
+            limits.append(self._engine.period)
         return min(limits)
 
     def _due(self, name: str) -> bool:
         interval = self._intervals[name]
         return bool(interval) and self._step % interval == 0
 
-    def _iterator(self, first_step: int) -> Any:
+    def _iterator(self, first_step: int, service: str = "") -> Any:
         """The batches from `first_step` on, as the engine takes them."""
-        return self._engine.batches(lambda: without_names(self._dataset(first_step)))
+        return self._engine.batches(lambda: without_names(self._dataset(first_step, service)))
 
-    def _dataset(self, first_step: int) -> tf.data.Dataset:
+    def _dataset(self, first_step: int, service: str) -> tf.data.Dataset:
         """This host's batches from `first_step` on, in the parts that the engine takes."""
         hardware = self._hardware
         return pipeline.training_dataset(
@@ -291,6 +293,7 @@ class _Session:
             hosts=hardware.hosts,
             replicas_per_host=hardware.feeds_per_host,
             bad_records=self._bad_records,
+            service=service,
         )
 
     # -- what happens between loops -----------------------------------------------------------
@@ -487,11 +490,7 @@ class _Session:
         return EXIT_NON_FINITE
 
     def _start_profile(self) -> None:
-        window = self._settings.profile
-        if not window:
-            return
-        period = self._engine.period
-        first, end = window[0] // period * period, _round_up(window[1] + 1, period)
+        first, end = self._profiled
         if not self._profiling and first <= self._step < end:
             self._engine.start_profile(self._run.path)
             self._profiling = True
@@ -608,6 +607,11 @@ def check_batch(batch_size: int, hardware: Hardware) -> None:
             f"--batch_size={batch_size}: cannot be shared out over {hardware.replicas} replicas; "
             f"use a multiple of {hardware.replicas}"
         )
+
+
+def _rounded_out(window: tuple[int, int], period: int) -> tuple[int, int]:
+    """First and end (the one after the last) of the whole periods that hold data iterations window[0] to window[1]."""
+    return window[0] // period * period, _round_up(window[1] + 1, period)
 
 
 def _round_up(value: int, multiple: int) -> int:

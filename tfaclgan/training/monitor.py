@@ -76,6 +76,8 @@ class Monitor:
             "throughput/images_per_second_per_device": rate * self._batch / self._replicas,
             "throughput/input_wait_share": waited / seconds if seconds else 0.0,
         }
+        if steps:
+            speed.update({"time/step_secs": seconds / steps, "time/input_wait_secs": waited / steps})
         self.write(step, {**scalars, **speed})
         self._print(step, scalars, speed)
         return speed["throughput/input_wait_share"] if seconds else math.nan
