@@ -1,22 +1,24 @@
 """A run directory in a bucket: TensorFlow's file:// stands for gs://, an empty folder for each new machine.
 
-What a machine that is taken away has sent by then is a run directory that goes on. (TensorFlow's ram:// would not do: it
-appends to an object that it should replace.)
+What a machine that is taken away has sent by then is a run directory that goes on. (TensorFlow's ram:// would not do:
+it appends to an object that it should replace.)
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
 
 import numpy as np
 import pytest
+from command import call
 from toy import TOY, Config
 from toy_runs import assert_same_end, logged, shown, start
 
 import tfaclgan
-from tfaclgan.data import remote
+from tfaclgan.data import records, remote
 from tfaclgan.engine import base as engine_base
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.training import bundle, checkpoint, loop, mirror, rundir, samples
@@ -389,6 +391,35 @@ def test_the_bundle_of_a_step_that_is_not_finite_is_sent(data, bucket, machine, 
     assert found.path.startswith(bucket)
     assert int(checkpoint.load(found.checkpoint)["step"]) == 4
     assert bundle.read_batch(found)["a"].shape == (4, 16, 16, 3)
+
+
+def test_data_in_a_bucket(data, bucket, machine, quick):
+    there = "ram://data-in-a-bucket"
+    remote.make_folder(there)
+    for name in os.listdir(data.folder):
+        remote.copy(os.path.join(data.folder, name), f"{there}/{name}")
+    assert start(records.load_manifest(there), bucket, config=Config(poison_step=5), work_dir=machine(1)) == 3
+    [begun] = json.loads(remote.read(f"{bucket}/environment.json"))["starts"]
+    assert begun["data_fingerprint"] == rundir.data_fingerprint(data.folder)
+    assert bundle.newest(bucket).data_dir == there
+
+
+def test_the_command_refuses_remote_places_for_what_is_local_and_unknown_stores(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, said in (
+        (("--mode=translate", "--input=gs://b/x", "--output=y"), "--input=gs://b/x: must be on this machine"),
+        (("--mode=translate", "--input=x", "--output=gs://b/y"), "--output=gs://b/y: must be on this machine"),
+        (("--data_dir=x", "--run_dir=gs://b/r", "--work_dir=gs://b/w"), "--work_dir=gs://b/w: must be on this machine"),
+        (("--data_dir=x", "--run_dir=sftp://h/r"), "--run_dir=sftp://h/r: this TensorFlow has no file system for sftp"),
+        (("--data_dir=sftp://h/d",), "--data_dir=sftp://h/d: this TensorFlow has no file system for sftp"),
+        (("--mode=evaluate", "--run_dir=ram://nowhere/run"), "--run_dir=ram://nowhere/run: no such folder"),
+        (("--mode=debug", "--run_dir=ram://nowhere/run/"), "ram://nowhere/run/broken: holds no reproduction bundle"),
+    ):
+        assert call(*arguments) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
 
 
 def test_reasons_are_one_line(tmp_path):
