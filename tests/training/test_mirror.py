@@ -6,6 +6,7 @@ it appends to an object that it should replace.)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import tfaclgan
 from tfaclgan.data import records, remote
 from tfaclgan.engine import base as engine_base
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
+from tfaclgan.importing import importer
 from tfaclgan.training import bundle, checkpoint, loop, mirror, rundir, samples
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -391,6 +393,20 @@ def test_the_bundle_of_a_step_that_is_not_finite_is_sent(data, bucket, machine, 
     assert found.path.startswith(bucket)
     assert int(checkpoint.load(found.checkpoint)["step"]) == 4
     assert bundle.read_batch(found)["a"].shape == (4, 16, 16, 3)
+
+
+def test_an_imported_run_is_sent_whole_or_not_at_all(bucket):
+    for error in (Killed, None):
+        with contextlib.suppress(Killed), importer._whole_run(bucket) as folder:
+            rundir.open_run(rundir.Run(folder, TOY, Config(), (16, 16, 3), {}))
+            checkpoint.save(os.path.join(folder, "checkpoints"), {"step": np.int64(3)}, 3)
+            if error:
+                raise error
+        assert remote.exists(bucket) == (error is None)
+    assert rundir.read_run(bucket).method is TOY
+    assert checkpoint.load_newest(f"{bucket}/checkpoints")[0].step == 3
+    with pytest.raises(UserError, match="an import overwrites nothing"):
+        importer.check_target(bucket)
 
 
 def test_data_in_a_bucket(data, bucket, machine, quick):

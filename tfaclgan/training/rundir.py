@@ -256,8 +256,8 @@ def record_start(run: Run, devices: str, data_fingerprint: str, step: int) -> No
 
 def write_flags(run: Run, text: str, folder: str = "") -> None:
     """Writes run.flags, into `folder` if the run's own is not there yet."""
-    copied = ", with a copy of this file" if run.remote else ""
-    path = _FLAGS if run.remote else run.folder(_FLAGS)
+    away = remote.is_remote(run.name)  # flagfiles are read on this machine only
+    copied, path = (", with a copy of this file", _FLAGS) if away else ("", run.folder(_FLAGS))
     header = f"# {run.method.title}; go on with this run{copied}: python -m tfaclgan.main --flagfile={path}\n"
     write_text(os.path.join(folder or run.path, _FLAGS), header + text)
 
