@@ -65,7 +65,14 @@ def define() -> None:
         flags.DEFINE_string,
         "run_dir",
         "",
-        "Folder of the run (created); training continues from what is in it. Empty: runs/METHOD.",
+        "Folder of the run (created), local or in a bucket (gs://BUCKET/RUN, docs/tpu.md); training continues from "
+        "what is in it. Empty: runs/METHOD.",
+    )
+    what(
+        flags.DEFINE_string,
+        "work_dir",
+        "",
+        "Local folder for the working copy of a run in a bucket. Empty: ~/.cache/tfaclgan/runs.",
     )
     what(
         flags.DEFINE_bool,

@@ -13,6 +13,7 @@ from absl import flags
 
 from tfaclgan import engine, errors
 from tfaclgan import flags as tfaclgan_flags
+from tfaclgan.data import remote
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
@@ -47,6 +48,8 @@ def _run(argv: list[str]) -> int:
     _check_flags()
     engine.choose(FLAGS.engine, deterministic=FLAGS.deterministic)
     _import_tensorflow()
+    if remote.is_remote(_run_dir()):
+        remote.require(_run_dir(), "--run_dir")
     modes = {
         "train": _train,
         "evaluate": _evaluate,
@@ -62,6 +65,11 @@ def _run(argv: list[str]) -> int:
 def _check_flags() -> None:
     """What can be refused without TensorFlow is refused at once."""
     tfaclgan_flags.check_numbers(FLAGS)
+    for name in ("work_dir", "input", "output", "style_reference", "source"):
+        value = FLAGS[name].value
+        for path in value if isinstance(value, list) else [value]:
+            if remote.is_remote(path):
+                raise UserError(f"--{name}={path}: must be on this machine; copy it, or name a local path")
     if FLAGS.engine == "jax":
         _check_jax_flags()
     if FLAGS.mode == "tpu_check":
@@ -95,6 +103,8 @@ def _check_flags() -> None:
         for name in ("format", "output"):
             if not FLAGS[name].value:
                 raise UserError(f"--mode=export needs --{name}; see docs/export.md")
+    if remote.is_remote(_run_dir()):  # looked at once TensorFlow is there
+        return
     if FLAGS.mode != "train" and not os.path.isdir(_run_dir()):
         raise UserError(
             f"--run_dir={_run_dir()}: no such folder; name the folder of a trained run, or train one with --mode=train"
@@ -117,7 +127,8 @@ def _check_jax_flags() -> None:
 
 
 def _run_dir() -> str:
-    return FLAGS.run_dir or os.path.join("runs", FLAGS.method)
+    run_dir = FLAGS.run_dir or os.path.join("runs", FLAGS.method)
+    return run_dir.rstrip("/") if remote.is_remote(run_dir) else run_dir
 
 
 def _import_tensorflow() -> None:
@@ -173,6 +184,7 @@ def _train() -> int:
         cloud_notices={"google": True, "none": False, "auto": hardware.kind == "tpu"}[FLAGS.preemption_notice],
         eval_every=FLAGS.eval_every_steps,
         profile=_profile_window(),
+        work_dir=FLAGS.work_dir,
         flag_text=tfaclgan_flags.flag_file(FLAGS),
     )
     loop.check_batch(recipe.batch_size, hardware)
@@ -220,7 +232,7 @@ def _training_flags(recipe: base.Recipe) -> dict[str, object]:
     values: dict[str, object] = {name: getattr(recipe, name) for name in tfaclgan_flags.RECIPE_FIELDS}
     values.update({name: FLAGS[name].value for name in ("seed", "dtype", "augment_until_step")})
     values["load_size"] = recipe.load_size
-    local = FLAGS.data_dir and "://" not in FLAGS.data_dir
+    local = FLAGS.data_dir and not remote.is_remote(FLAGS.data_dir)
     values["data_dir"] = os.path.abspath(FLAGS.data_dir) if local else FLAGS.data_dir
     return values
 
@@ -262,7 +274,9 @@ def _tpu_check() -> int:
     config, recipe = tfaclgan_flags.method_config(method, FLAGS), tfaclgan_flags.recipe(method, FLAGS)
     height, width = tfaclgan_flags.image_size(method, FLAGS)
     # The data need not be there: a missing folder means colour pictures.
-    there = FLAGS.data_dir and os.path.exists(os.path.join(FLAGS.data_dir, "dataset.json"))
+    from tfaclgan.data import files
+
+    there = FLAGS.data_dir and files.is_there(os.path.join(FLAGS.data_dir, "dataset.json"))
     manifest = _manifest(FLAGS.data_dir) if there else None
     image_shape = (height, width, manifest.channels if manifest else 3)
     method.check(config, image_shape)
@@ -385,6 +399,7 @@ def _translate() -> int:
 
 
 def _export() -> int:
+    from tfaclgan.data import files
     from tfaclgan.inference import export, export_data
 
     export.check_target(FLAGS.output)
@@ -401,7 +416,7 @@ def _export() -> int:
     )
     export.check(translator, options)
     data_dir = FLAGS.data_dir or str(translator.run.flags.get("data_dir", ""))
-    there = FLAGS.data_dir or (data_dir and os.path.exists(os.path.join(data_dir, "dataset.json")))
+    there = FLAGS.data_dir or (data_dir and files.is_there(os.path.join(data_dir, "dataset.json")))
     pictures = export_data.read(
         translator.run, _manifest(data_dir) if there else None, options, FLAGS.calibration_images
     )
@@ -420,7 +435,10 @@ def _load_translator() -> Translator:
 def _manifest(data_dir: str) -> Manifest:
     from tfaclgan.data.records import load_manifest
 
-    manifest = load_manifest(data_dir)
+    if remote.is_remote(data_dir):
+        remote.require(data_dir, "--data_dir")
+    with remote.errors_of(data_dir):
+        manifest = load_manifest(data_dir)
     if FLAGS.verify_data:
         import time
 

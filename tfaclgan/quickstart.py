@@ -14,6 +14,7 @@ import sys
 import time
 
 from tfaclgan import errors
+from tfaclgan.data import files
 from tfaclgan.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(run_dir: str, seed: int) -> int:
+    files.refuse_remote(run_dir, "--run_dir")
     started = time.perf_counter()
     os.chdir(ROOT)
     if not os.path.exists(os.path.join(DATA, "dataset.json")):

@@ -17,9 +17,9 @@ import profiles
 import pytest
 import record_folder
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 from toy import TOY, Config
+from toy_runs import assert_same_end, final_state, logged, shown, start
 
 from tfaclgan.data import records
 from tfaclgan.data.pipeline import PipelineOptions, training_dataset
@@ -29,61 +29,7 @@ from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods import base
 from tfaclgan.training import checkpoint, debug, loop, preemption, rundir
 
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(base._REGISTRY, "toy", TOY)
-
-
-def start(data, path, *, method=TOY, config=None, judge=None, replicas=1, recipe=None, **settings):
-    recipe = dataclasses.replace(TOY.recipe, **(recipe or {}))
-    run = rundir.Run(
-        str(path), method, config or Config(), (16, 16, 3), {"load_size": 16, "learning_rate": recipe.learning_rate}
-    )
-    options = {
-        "log_every": 2,
-        "sample_every": 4,
-        "checkpoint_every": 4,
-        "sample_count": 2,
-        "steps_per_loop": 4,
-        **settings,
-    }
-    return loop.train(
-        run,
-        data,
-        strategy.make("cpu", cpu_devices=replicas),
-        loop.Settings(recipe=recipe, data_options=PipelineOptions(16, 16, 16, augment="flip"), **options),
-        judge,
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """The folder of a run that nothing happened to."""
-    path = tmp_path_factory.mktemp("whole")
-    start(data, path)
-    return path
-
-
-def assert_same_end(one, other):
-    one, other = final_state(one), final_state(other)
-    assert one.keys() == other.keys()
-    assert [name for name in one if not np.array_equal(one[name], other[name])] == []
-
-
-def final_state(path):
-    return checkpoint.load_newest(os.path.join(path, "checkpoints"))[1]
-
-
-def logged(path):
-    with open(os.path.join(path, "metrics.jsonl")) as file:
-        return [json.loads(line) for line in file]
-
-
-def shown(folder):
-    """{tag: events} as TensorBoard reads a folder."""
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    return {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 def test_a_run_leaves_what_the_documentation_lists(data, tmp_path, capsys):

@@ -43,7 +43,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(data, run_dir, steps, host=None, ports=(), engine="tensorflow", **environment):
+def start(data, run_dir, steps, host=None, ports=(), engine="tensorflow", options=(), **environment):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
     strategy = "cpu"
     if host is not None:
@@ -54,7 +54,7 @@ def start(data, run_dir, steps, host=None, ports=(), engine="tensorflow", **envi
         )
     return subprocess.Popen(
         [sys.executable, SCRIPT, *METHODS[engine], *COMMON, f"--data_dir={data}", f"--run_dir={run_dir}",
-         f"--steps={steps}", f"--strategy={strategy}", f"--engine={engine}"],
+         f"--steps={steps}", f"--strategy={strategy}", f"--engine={engine}", *options],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -95,6 +95,23 @@ def test_two_hosts_train_what_one_process_trains_and_go_on_from_its_checkpoint(d
     name = {"tensorflow": "generators/loss", "jax": "generator/loss"}[engine]
     losses = [{line["step"]: line[name] for line in of if name in line} for of in lines]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_two_hosts_share_a_run_in_a_bucket(data, tmp_path):
+    """Each host has a disk of its own, and after a stop a new one."""
+    bucket = f"file://{tmp_path}/bucket/run"
+    for steps in (4, 8):
+        ports = (free_port(), free_port())
+        codes, outputs = finish(
+            *(
+                start(data, bucket, steps, host, ports, "jax", [f"--work_dir={tmp_path}/disk{steps}{host}"])
+                for host in (0, 1)
+            )
+        )
+        assert codes == [0, 0], outputs
+        assert newest(bucket)[0].step == steps
+    assert "steps 4 to 8" in outputs[0]
+    assert not os.path.exists(tmp_path / "disk81")
 
 
 def test_a_signal_to_one_host_stops_both_with_everything_saved(data, tmp_path, engine):

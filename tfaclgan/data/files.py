@@ -14,6 +14,35 @@ from typing import IO, Any
 
 import numpy as np
 
+from tfaclgan.data import remote
+from tfaclgan.errors import UserError
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's content, local or remote; OSError if it cannot be read."""
+    if remote.is_remote(path):
+        return remote.read(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file or folder, local or remote."""
+    return remote.exists(path) if remote.is_remote(path) else os.path.exists(path)
+
+
+def names_in(folder: str) -> list[str]:
+    """The names in a folder, local or remote, sorted; none if it is no folder."""
+    if remote.is_remote(folder):
+        return remote.names(folder)
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def refuse_remote(path: str, what: str) -> None:
+    """UserError for a remote path where only a local one is written: `open` would make a folder called gs: of it."""
+    if remote.is_remote(path):
+        raise UserError(f"{what}={path}: must be on this machine; name a local path, and copy it yourself")
+
 
 def hash_file(path: str) -> str:
     """SHA-256 of a file in hex."""
@@ -56,6 +85,7 @@ def flush(path: str) -> None:
 
 def make_folder(path: str) -> None:
     """Makes a folder and those above it, and waits until their names are on the disk."""
+    refuse_remote(path, "folder")
     path = os.path.abspath(path)
     if os.path.isdir(path):
         return
@@ -92,6 +122,7 @@ def whole_folder(path: str, *, replace: bool = False) -> Iterator[str]:
 
     With `replace` it takes the place of a folder at `path`; without, that must be empty by then or not there.
     """
+    refuse_remote(path, "folder")
     temporary = f"{os.path.normpath(path)}.writing-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:

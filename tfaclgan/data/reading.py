@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfaclgan.data import records
+from tfaclgan.data import records, remote
 from tfaclgan.data.files import parse_array
 from tfaclgan.errors import UserError, one_line
 
@@ -359,7 +359,7 @@ class _RemoteFile(_File):
 
 
 def _open(path: str) -> _File:
-    return _RemoteFile(path) if "://" in path else _LocalFile(path)
+    return _RemoteFile(path) if remote.is_remote(path) else _LocalFile(path)
 
 
 def _file_errors() -> tuple[type[Exception], ...]:

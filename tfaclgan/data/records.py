@@ -28,6 +28,7 @@ import os
 import re
 from typing import Any
 
+from tfaclgan.data import remote
 from tfaclgan.data.files import parse_json, printable
 from tfaclgan.errors import UserError
 
@@ -105,6 +106,11 @@ class Manifest:
     label_names: tuple[str, ...] = ()
     region: dict[str, Any] | None = None
     mask_planes: int = 1
+
+    @property
+    def absolute_folder(self) -> str:
+        """The folder as it is found from any working directory."""
+        return self.folder if remote.is_remote(self.folder) else os.path.abspath(self.folder)
 
     def channels_of(self, name: str) -> int:
         """Channels of a record's "image" or of one of its `COMPANIONS`."""

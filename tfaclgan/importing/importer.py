@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tfaclgan.data import files
+from tfaclgan.data import files, remote
 from tfaclgan.errors import UserError
 from tfaclgan.importing.originals import Found
 from tfaclgan.methods.base import Recipe
 from tfaclgan.networks import cyclegan_names, munit_names, ugatit_names, ugatit_tf_names
-from tfaclgan.training import checkpoint, rundir
+from tfaclgan.training import checkpoint, mirror, rundir
 
 
 def check_target(run_dir: str) -> None:
     """UserError unless `run_dir` is new or empty."""
-    if os.path.exists(run_dir) and (not os.path.isdir(run_dir) or os.listdir(run_dir)):
+    a_file = os.path.exists(run_dir) and not os.path.isdir(run_dir)
+    if a_file or files.names_in(run_dir):
         raise UserError(f"--run_dir={run_dir}: is not empty, and an import overwrites nothing; name a new folder")
 
 
@@ -48,13 +52,25 @@ def write(found: Found, run: rundir.Run, recipe: Recipe, *, seed: int = 0, flag_
 
     engine = engines.current().Engine(run.method, run.config, image_shape=run.image_shape, recipe=recipe, seed=seed)
     state = _state_of(engine, found, run)
-    with files.whole_folder(run.path) as temporary:
+    with _whole_run(run.path) as temporary:
         unfinished = dataclasses.replace(run, path=temporary)
         rundir.open_run(unfinished)
         rundir.write_flags(run, flag_text, folder=temporary)
         rundir.write_text(os.path.join(temporary, "imported.json"), json.dumps(_origin(found), indent=1) + "\n")
         checkpoint.save(unfinished.folder("checkpoints"), state, found.step)
     return _describe(engine, found)
+
+
+@contextlib.contextmanager
+def _whole_run(run_dir: str) -> Iterator[str]:
+    """A folder to fill, which becomes the run directory, local or remote, when the block ends."""
+    if not remote.is_remote(run_dir):
+        with files.whole_folder(run_dir) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield temporary
+        mirror.put_new(temporary, run_dir)
 
 
 def assign(network: Any, state: Any, config: Any, method: str, source: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 
+from tfaclgan.data import files
 from tfaclgan.training.rundir import Run
 
 NAME = "README.md"
@@ -57,8 +58,8 @@ def text(run: Run, run_dir: str, *, about: str, use: Sequence[str], sections: Se
 
 def _fingerprint(run_dir: str) -> str:
     try:
-        with open(os.path.join(run_dir, "environment.json"), encoding="utf-8") as file:
-            return json.load(file)["starts"][-1]["data_fingerprint"]
+        content = json.loads(files.read_bytes(os.path.join(run_dir, "environment.json")))
+        return content["starts"][-1]["data_fingerprint"]
     except (OSError, ValueError, KeyError, IndexError):
         return "unknown"
 
@@ -67,10 +68,9 @@ def _judgements(run_dir: str) -> list[str]:
     """Each evaluation's metrics with the protocol they were taken by."""
     folder = os.path.join(run_dir, "evaluations")
     lines = []
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+    for name in files.names_in(folder):
         try:
-            with open(os.path.join(folder, name, "metrics.json"), encoding="utf-8") as file:
-                result = json.load(file)
+            result = json.loads(files.read_bytes(os.path.join(folder, name, "metrics.json")))
             metrics = ", ".join(f"{key} {value:.5g}" for key, value in result["metrics"].items() if value is not None)
             lines += [f"- {name}: {metrics}", f"  - protocol: {json.dumps(result['protocol'], sort_keys=True)}"]
         except (OSError, ValueError, KeyError):

@@ -31,7 +31,7 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 def is_pretrained(folder: str) -> bool:
     """Whether `folder` was written by `save_pretrained`."""
-    return os.path.isfile(os.path.join(folder, CONFIG))
+    return files.is_there(os.path.join(folder, CONFIG))
 
 
 def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") -> str:
@@ -49,6 +49,7 @@ def save_pretrained(run_dir: str, folder: str, *, checkpoint: str = "latest") ->
 
     from tfaclgan.engine.base import named_variables
 
+    files.refuse_remote(folder, "folder")
     run, networks = load_networks(run_dir, checkpoint)
     if os.path.isdir(folder) and os.listdir(folder):
         raise UserError(f"{folder}: not empty; name a new or empty folder")
@@ -98,8 +99,7 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
 
     path = os.path.join(folder, CONFIG)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = files.parse_json(file.read())
+        content = files.parse_json(files.read_bytes(path).decode())
         if content["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{path}: format {content['format_version']} is newer than this tfaclgan; install a newer one"
@@ -108,8 +108,7 @@ def load_pretrained(folder: str) -> tuple[Run, dict[str, Any]]:
         config = base.config_of(method, content["config"])
         run = Run(folder, method, config, shape_of(content["image_shape"]), dict(content["flags"]))
         kept, size, digest = list(content["networks"]), content["bytes"], content["sha256"]
-        with open(os.path.join(folder, WEIGHTS), "rb") as file:
-            data = file.read()
+        data = files.read_bytes(os.path.join(folder, WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: cannot be read ({error}); get the folder again from where it came") from error
     if len(data) != size or hashlib.sha256(data).hexdigest() != digest:

@@ -7,6 +7,8 @@ import os
 import uuid
 from typing import Any
 
+from tfaclgan.data import remote
+
 # key: title, unit, which way is better, decimals
 _ROWS: dict[str, tuple[str, str, str, int]] = {
     "kid": ("KID", "", "lower", 4),
@@ -66,10 +68,11 @@ def write_result(result: dict[str, Any], folder: str, name: str = FILE_NAME) -> 
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n"
     path = os.path.join(folder, name)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    gfile.makedirs(folder)
-    with gfile.GFile(temporary, "w") as file:
-        file.write(text)
-    gfile.rename(temporary, path, overwrite=True)
+    with remote.errors_of(folder):
+        gfile.makedirs(folder)
+        with gfile.GFile(temporary, "w") as file:
+            file.write(text)
+        gfile.rename(temporary, path, overwrite=True)
     return path
 
 

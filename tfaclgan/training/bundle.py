@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tfaclgan.data import files
+from tfaclgan.data import files, remote
 from tfaclgan.errors import UserError
 from tfaclgan.training import rundir
 from tfaclgan.training.checkpoint import Checkpoint
@@ -125,20 +125,24 @@ def newest(run_dir: str) -> Bundle:
         UserError: there is none, or it is damaged.
     """
     folder = os.path.join(run_dir, FOLDER)
-    paths = [os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else ())]
-    paths = [path for path in paths if _NAME.match(os.path.basename(path))]
+    paths = [os.path.join(folder, name) for name in files.names_in(folder) if _NAME.match(name)]
+    if remote.is_remote(run_dir):  # one that is not sent whole yet has no bundle.json
+        paths = [path for path in paths if remote.exists(os.path.join(path, _BUNDLE))]
     if not paths:
         raise UserError(
             f"{folder}: holds no reproduction bundle; training writes one when it stops at a step that is not finite"
         )
-    return read(max(paths, key=os.path.getmtime))
+    return read(max(paths, key=_written))
+
+
+def _written(path: str) -> float:
+    return remote.modified(os.path.join(path, _BUNDLE)) if remote.is_remote(path) else os.path.getmtime(path)
 
 
 def read(path: str) -> Bundle:
     """The bundle in a folder; UserError for whatever is wrong with it."""
     try:
-        with open(os.path.join(path, _BUNDLE), encoding="utf-8") as file:
-            content = files.parse_json(file.read())
+        content = files.parse_json(files.read_bytes(os.path.join(path, _BUNDLE)).decode())
         kinds = {"step": int, "non_finite": list, "pictures": str, "replicas": int, "method": str, "config": dict,
                  "image_shape": list, "settings": dict, "data_dir": str, "batch_sha256": str}  # fmt: skip
         for name, kind in {"format_version": int, **kinds}.items():
@@ -162,8 +166,7 @@ def read(path: str) -> Bundle:
 def read_batch(bundle: Bundle) -> dict[str, np.ndarray]:
     """The arrays of the bundle's global batch; UserError if they are not those that were written."""
     try:
-        with open(os.path.join(bundle.path, _BATCH), "rb") as file:
-            data = file.read()
+        data = files.read_bytes(os.path.join(bundle.path, _BATCH))
         if hashlib.sha256(data).hexdigest() != bundle.batch_sha256:
             raise ValueError(f"{_BATCH} does not match its SHA-256")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

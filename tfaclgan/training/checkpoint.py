@@ -25,12 +25,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfaclgan.data import files
+from tfaclgan.data import files, remote
 from tfaclgan.errors import UserError
 
 FORMAT_VERSION = 2
-_STATE, _MANIFEST = "state.safetensors", "manifest.json"
-_NAME = re.compile(r"^step_(\d{9})$")
+STATE, MANIFEST = "state.safetensors", "manifest.json"
+NAME = re.compile(r"^step_(\d{9})$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
     files.make_folder(folder)
     with files.whole_folder(final, replace=True) as temporary:
         data = safetensors.numpy.save({name: np.asarray(value, order="C") for name, value in state.items()})
-        files.write_flushed(os.path.join(temporary, _STATE), data)
+        files.write_flushed(os.path.join(temporary, STATE), data)
         manifest = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -62,17 +62,15 @@ def save(folder: str, state: dict[str, np.ndarray], step: int, *, metric: float 
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        files.write_flushed(os.path.join(temporary, _MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
+        files.write_flushed(os.path.join(temporary, MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
     return Checkpoint(final, step, metric)
 
 
 def find(folder: str) -> list[Checkpoint]:
     """Checkpoints with a readable manifest, newest first; their arrays are not verified yet."""
-    if not os.path.isdir(folder):
-        return []
     found = []
-    for name in os.listdir(folder):
-        match = _NAME.match(name)
+    for name in files.names_in(folder):
+        match = NAME.match(name)
         if match:
             try:
                 manifest = _manifest(os.path.join(folder, name))
@@ -111,8 +109,7 @@ def load(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         ValueError: its bytes do not match its manifest.
     """
     manifest = _manifest(checkpoint.path)
-    with open(os.path.join(checkpoint.path, _STATE), "rb") as file:
-        data = file.read()
+    data = files.read_bytes(os.path.join(checkpoint.path, STATE))
     if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{len(data)} bytes do not match the manifest's size and SHA-256")
     return arrays(data)
@@ -147,13 +144,21 @@ class Saver:
         keep_every: those of steps that are multiples of it stay as well; 0: none do.
         background: write in a thread of its own.
         before: called before each checkpoint is written, in the same thread: what must be on the disk by then.
+        after: called when it is written and older ones are gone, in the same thread.
     """
 
     def __init__(
-        self, folder: str, *, keep: int, keep_every: int, background: bool, before: Callable[[], None] = lambda: None
+        self,
+        folder: str,
+        *,
+        keep: int,
+        keep_every: int,
+        background: bool,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._keep, self._keep_every = folder, keep, keep_every
-        self._background, self._before = background, before
+        self._background, self._before, self._after = background, before, after
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -190,6 +195,7 @@ class Saver:
         self._before()
         save(self._folder, state, step)
         prune(self._folder, self._keep, self._keep_every)
+        self._after()
 
 
 def remove(checkpoint: Checkpoint) -> None:
@@ -233,13 +239,15 @@ def set_aside(folder: str, step: int) -> None:
 
 
 def _steps(folder: str) -> list[int]:
-    names = os.listdir(folder) if os.path.isdir(folder) else ()
-    return [int(match[1]) for match in map(_NAME.match, names) if match]
+    """Of the checkpoints in a folder, damaged ones too. A remote one without a manifest is not sent whole yet."""
+    matches = [match for match in map(NAME.match, files.names_in(folder)) if match]
+    if remote.is_remote(folder):
+        matches = [match for match in matches if remote.exists(os.path.join(folder, match[0], MANIFEST))]
+    return [int(match[1]) for match in matches]
 
 
 def _manifest(path: str) -> dict:
-    with open(os.path.join(path, _MANIFEST), encoding="utf-8") as file:
-        manifest = files.parse_json(file.read())
+    manifest = files.parse_json(files.read_bytes(os.path.join(path, MANIFEST)).decode())
     kinds = {"format_version": int, "step": int, "bytes": int, "sha256": str, "metric": (int, float, type(None))}
     for name, kind in kinds.items():
         if not isinstance(manifest[name], kind) or isinstance(manifest[name], bool):

@@ -19,13 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfaclgan import engine as engines
-from tfaclgan.data import files, pipeline, reading
+from tfaclgan.data import files, pipeline, reading, remote
 from tfaclgan.data.files import printable
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.base import MOST_SKIPPED, Engine, Hardware, Report, build_networks
 from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import bundle, checkpoint, projector, rundir, samples
+from tfaclgan.training.mirror import Mirror, NoMirror, working_copy
 from tfaclgan.training.monitor import Monitor, SilentMonitor, is_evaluated
 from tfaclgan.training.preemption import StopRequest, cloud_notices
 from tfaclgan.training.watch import Watch
@@ -63,6 +64,7 @@ class Settings:
     eval_every: int = 0
     profile: tuple[int, int] | None = None
     flag_text: str = ""
+    work_dir: str = ""  # of working copies of remote run directories; "": in the user's cache
 
 
 # What a checkpoint holds of the loop: values and steps of each call since the last log line, and iterations skipped.
@@ -86,17 +88,32 @@ def train(
     """
     if not hardware.is_chief:  # the first host keeps the run directory; the others only read checkpoints in it
         with _other_hosts_named(hardware):
-            return _Session(run, manifest, hardware, settings, judge).run_to_the_end()
-    held = rundir.lock(run.path)  # released when this process ends or leaves this function
+            _wait_for_all(run, hardware)
+            return _Session(run, manifest, hardware, settings, judge, NoMirror()).run_to_the_end()
+    mirror: Mirror | NoMirror = NoMirror()
+    if remote.is_remote(run.path):
+        rundir.compare(run)  # before anything is fetched
+        run = dataclasses.replace(run, path=working_copy(run.path, settings.work_dir), remote=run.path)
+        mirror = Mirror(run.remote, run.path)
+    held = rundir.lock(run.path, run.name)  # released when this process ends or leaves this function
     try:
+        mirror.fetch()
         changes = rundir.open_run(run)
         rundir.sweep(run.path)
+        mirror.claim()
         for line in changes:
             print(f"tfaclgan: differs from the last start: {line}", file=sys.stderr)
         with _other_hosts_named(hardware):
-            return _Session(run, manifest, hardware, settings, judge).run_to_the_end()
+            _wait_for_all(run, hardware)
+            return _Session(run, manifest, hardware, settings, judge, mirror).run_to_the_end()
     finally:
         held.close()
+
+
+def _wait_for_all(run: rundir.Run, hardware: Hardware) -> None:
+    """Lets host 0 send what an earlier start could not, before the others read a remote run directory."""
+    if hardware.hosts > 1 and remote.is_remote(run.name):
+        hardware.sum_over_replicas(0)
 
 
 @contextlib.contextmanager
@@ -117,7 +134,13 @@ class _Session:
     """One process's part of a run."""
 
     def __init__(
-        self, run: rundir.Run, manifest: Manifest, hardware: Hardware, settings: Settings, judge: Judge | None
+        self,
+        run: rundir.Run,
+        manifest: Manifest,
+        hardware: Hardware,
+        settings: Settings,
+        judge: Judge | None,
+        mirror: Mirror | NoMirror,
     ) -> None:
         self._run, self._manifest, self._hardware, self._settings, self._judge = (
             run,
@@ -126,6 +149,7 @@ class _Session:
             settings,
             judge,
         )
+        self._mirror = mirror
         recipe = settings.recipe
         self._engine = make_engine(run, manifest, settings, hardware)
         period = self._engine.period
@@ -156,7 +180,7 @@ class _Session:
             print("tfaclgan: warning: training on the CPU only; no GPU or TPU is used", file=sys.stderr)
         owes_evaluation = self._owes_evaluation()
         if self._step >= self._total and not owes_evaluation:
-            print(f"tfaclgan: {run.path}: already trained to step {self._step} of {self._total}", file=sys.stderr)
+            print(f"tfaclgan: {run.name}: already trained to step {self._step} of {self._total}", file=sys.stderr)
             return EXIT_OK
         self._monitor: Monitor | SilentMonitor = SilentMonitor()
         if hardware.is_chief:
@@ -175,11 +199,13 @@ class _Session:
             keep=settings.keep_checkpoints,
             keep_every=self._intervals["keep"],
             background=settings.async_save,
-            before=self._monitor.sync,  # what was logged up to a checkpoint is not logged again
+            before=self._before_save,
+            after=self._mirror.send,
         )
         self._monitor.say(
             f"{run.method.title} on {hardware.description}: steps {self._step} to {self._total}, "
-            f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.path}"
+            f"batch {settings.recipe.batch_size} a domain, {settings.dtype}, run directory {run.name}"
+            + (f", worked on in {run.path}" if run.remote else "")
         )
         self._watch = Watch(self._monitor.say, self._monitor.write, on_cpu=hardware.kind == "cpu")
         for line in self._monitor.lines():
@@ -224,9 +250,11 @@ class _Session:
             if reason and self._step < self._total:
                 self._save()
                 self._saver.wait()
+                self._mirror.finish(self._step)
                 self._monitor.say(f"{reason}: saved at step {self._step}; start the same command again to go on")
                 return EXIT_PREEMPTED
         self._saver.wait()
+        self._mirror.finish(self._step)
         self._monitor.say(f"trained to step {self._step}")
         if reason and self._owes_evaluation():
             self._monitor.say(f"{reason}: start the same command again for the evaluation of step {self._step}")
@@ -329,6 +357,10 @@ class _Session:
         if self._hardware.is_chief:
             self._saver.save({**state, **self._unlogged()}, self._step)
 
+    def _before_save(self) -> None:
+        self._monitor.sync()  # what was logged up to a checkpoint is not logged again
+        self._mirror.begin()
+
     def _unlogged(self) -> dict[str, np.ndarray]:
         """What the next log line needs of the calls up to now; nothing where one was just written."""
         kept = {_SUMS + name: np.array(values, np.float64) for name, values in self._sums.items()}
@@ -353,7 +385,7 @@ class _Session:
         hardware = self._hardware
         if hardware.hosts > 1 and hardware.sum_over_replicas(step) != step * hardware.replicas:
             raise UserError(
-                f"--run_dir={self._run.path}: host {hardware.host} finds step {step} there and other hosts another; "
+                f"--run_dir={self._run.name}: host {hardware.host} finds step {step} there and other hosts another; "
                 "name a folder on storage that all hosts share"
             )
 
@@ -428,6 +460,7 @@ class _Session:
             return
         from tfaclgan.metrics import evaluate
 
+        self._saver.wait()  # a save that is being sent reads what changes here
         started = time.perf_counter()
         result = self._judge(self._translate())
         result["step"] = self._step
@@ -441,6 +474,7 @@ class _Session:
         self._monitor.write(self._step, {f"evaluation/{name}": value for name, value in metrics.items()})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._monitor.say(f"evaluation at step {self._step} ({time.perf_counter() - started:.0f} s): {shown}")
+        self._mirror.send()
 
     def _keep_best(self, metric: float | None, state: dict[str, np.ndarray] | None) -> None:
         if metric is None:
@@ -461,7 +495,11 @@ class _Session:
             self._saver.wait()
         found = checkpoint.find(self._run.folder("checkpoints"))
         good = found[0] if found else None
-        kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
+        kept = (
+            f"the last good checkpoint is {self._run.shown(good.path)}"
+            if good
+            else "no checkpoint had been written yet"
+        )
         batch = whole_batch(self._manifest, self._settings, report.bad_step, self._bad_records)
         pictures = _pictures(batch)
         again = f" {MOST_SKIPPED} times in a row" if self._settings.nan_policy == "skip" else ""
@@ -480,13 +518,15 @@ class _Session:
                 pictures=pictures,
                 replicas=self._hardware.replicas,
                 settings=_stored(self._settings),
-                data_dir=os.path.abspath(self._manifest.folder),
+                data_dir=self._manifest.absolute_folder,
                 flag_text=self._settings.flag_text,
             )
         except OSError as error:  # a full disk must not hide what happened
             self._monitor.say(f"tfaclgan: warning: no reproduction bundle: {error.strerror} ({error.filename})")
         else:
-            self._monitor.say(f"written: {path}; --mode=debug --run_dir={self._run.path} runs that step again")
+            where = self._run.shown(path)
+            self._monitor.say(f"written: {where}; --mode=debug --run_dir={self._run.name} runs that step again")
+        self._mirror.send()
         return EXIT_NON_FINITE
 
     def _start_profile(self) -> None:
@@ -501,7 +541,8 @@ class _Session:
         if self._profiling:
             self._engine.stop_profile()
             self._profiling = False
-            self._monitor.say(f"profile written below {self._run.folder('plugins/profile')}; open it with TensorBoard")
+            folder = self._run.shown(self._run.folder("plugins/profile"))
+            self._monitor.say(f"profile written below {folder}; open it with TensorBoard")
 
 
 def make_engine(run: rundir.Run, manifest: Manifest, settings: Settings, hardware: Hardware | None = None) -> Engine:

@@ -22,12 +22,13 @@ import time
 from importlib import metadata
 from typing import Any
 
-from tfaclgan.data import files
+from tfaclgan.data import files, remote
 from tfaclgan.data.files import parse_json
 from tfaclgan.errors import UserError
 from tfaclgan.methods import base
 
 _RUN, _FLAGS, _ENVIRONMENT = "run.json", "run.flags", "environment.json"
+LOCK = ".lock"
 _TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
 _PACKAGES = ("tfaclgan", *_TENSORFLOWS, "keras", "jax", "jaxlib", "numpy", "tensorflow-gan")
 
@@ -38,6 +39,7 @@ class Run:
 
     image_shape: height, width, channels of a training image.
     flags: settings of the last start that do not change the networks, by flag name.
+    remote: where the run directory is if `path` is only this process's working copy of it; see `mirror`.
     """
 
     path: str
@@ -45,26 +47,35 @@ class Run:
     config: Any
     image_shape: base.ImageShape
     flags: dict[str, Any]
+    remote: str = ""
 
     def folder(self, name: str) -> str:
         return os.path.join(self.path, name)
 
+    @property
+    def name(self) -> str:
+        """The run directory as the user knows it."""
+        return self.remote or self.path
+
+    def shown(self, path: str) -> str:
+        """A path in the run's folder as the user knows it."""
+        return self.name + path.removeprefix(self.path)
+
 
 def read_run(run_dir: str) -> Run:
-    """The run in `run_dir`; UserError if there is none or it is another program's."""
+    """The run in `run_dir`, local or remote; UserError if there is none or it is another program's."""
     path = os.path.join(run_dir, _RUN)
-    if not os.path.isdir(run_dir):
+    if not (files.is_there(run_dir) if remote.is_remote(run_dir) else os.path.isdir(run_dir)):
         raise UserError(
             f"--run_dir={run_dir}: no such folder; name the folder of a trained run, or train one with --mode=train"
         )
-    if not os.path.exists(path):
+    if not files.is_there(path):
         raise UserError(
             f"{path}: not found, so this is not a run directory; name the folder of a run, "
             "or train one with --mode=train"
         )
     try:
-        with open(path, encoding="utf-8") as file:
-            content = parse_json(file.read())
+        content = parse_json(files.read_bytes(path).decode())
         method = base.get(content["method"])
         known = {field.name for field in dataclasses.fields(method.config)}
         unknown = sorted(set(content["config"]) - known)
@@ -87,8 +98,8 @@ def shape_of(value: Any) -> base.ImageShape:
     return tuple(value)
 
 
-def open_run(run: Run) -> list[str]:
-    """Creates the run's folder, or compares `run` with what is in it.
+def compare(run: Run) -> list[str]:
+    """Compares `run` with what is in its folder, local or remote, if there is anything.
 
     Returns:
         Lines that name the settings which differ from the last start, for the console.
@@ -96,13 +107,16 @@ def open_run(run: Run) -> list[str]:
     Raises:
         UserError: the folder holds another method, other networks, or something that is no run.
     """
-    path = os.path.join(run.path, _RUN)
-    changes: list[str] = []
-    if os.path.exists(path):
-        before = read_run(run.path)
-        changes = _compare(before, run)
-    elif os.path.isdir(run.path) and any(not _is_ours(name) for name in os.listdir(run.path)):
-        raise UserError(f"--run_dir={run.path}: the folder is not empty and holds no run; name an empty or new folder")
+    if files.is_there(os.path.join(run.path, _RUN)):
+        return _compare(read_run(run.path), run)
+    if any(not _is_ours(name) for name in files.names_in(run.path)):
+        raise UserError(f"--run_dir={run.name}: the folder is not empty and holds no run; name an empty or new folder")
+    return []
+
+
+def open_run(run: Run) -> list[str]:
+    """Creates the run's folder, or compares `run` with what is in it; see `compare`."""
+    changes = compare(run)
     files.make_folder(run.path)
     content = {
         "method": run.method.name,
@@ -110,7 +124,7 @@ def open_run(run: Run) -> list[str]:
         "image_shape": list(run.image_shape),
         "flags": run.flags,
     }
-    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_text(os.path.join(run.path, _RUN), json.dumps(content, indent=1, sort_keys=True) + "\n")
     return changes
 
 
@@ -120,7 +134,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _compare(before: Run, now: Run) -> list[str]:
-    where = f"--run_dir={now.path}"
+    where = f"--run_dir={now.name}"
     if before.method.name != now.method.name:
         raise UserError(
             f"{where}: holds a run of {before.method.name}, not {now.method.name}; "
@@ -183,16 +197,22 @@ def load_networks(run_dir: str, checkpoint: str = "latest") -> tuple[Run, dict[s
     return run, networks
 
 
-def lock(run_dir: str) -> Any:
-    """Holds the run directory for this process; the lock dies with it. Keep the returned object."""
+def lock(run_dir: str, name: str = "") -> Any:
+    """Holds the run directory for this process; the lock dies with it. Keep the returned object.
+
+    Args:
+        run_dir: the folder.
+        name: the run directory as the user knows it, if that is another.
+    """
     files.make_folder(run_dir)
-    file = open(os.path.join(run_dir, ".lock"), "a+")  # noqa: SIM115 (held for the life of the process)
+    file = open(os.path.join(run_dir, LOCK), "a+")  # noqa: SIM115 (held for the life of the process)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         raise UserError(
-            f"--run_dir={run_dir}: another process is training here; wait for it, stop it, or use another --run_dir"
+            f"--run_dir={name or run_dir}: another process is training here; wait for it, stop it, or use another "
+            "--run_dir"
         ) from error
     return file
 
@@ -236,14 +256,15 @@ def record_start(run: Run, devices: str, data_fingerprint: str, step: int) -> No
 
 def write_flags(run: Run, text: str, folder: str = "") -> None:
     """Writes run.flags, into `folder` if the run's own is not there yet."""
-    header = f"# {run.method.title}; go on with this run: python -m tfaclgan.main --flagfile={run.folder(_FLAGS)}\n"
+    away = remote.is_remote(run.name)  # flagfiles are read on this machine only
+    copied, path = (", with a copy of this file", _FLAGS) if away else ("", run.folder(_FLAGS))
+    header = f"# {run.method.title}; go on with this run{copied}: python -m tfaclgan.main --flagfile={path}\n"
     write_text(os.path.join(folder or run.path, _FLAGS), header + text)
 
 
 def data_fingerprint(data_dir: str) -> str:
     """SHA-256 of dataset.json, which holds the hash of every shard."""
-    with open(os.path.join(data_dir, "dataset.json"), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    return hashlib.sha256(files.read_bytes(os.path.join(data_dir, "dataset.json"))).hexdigest()
 
 
 def write_text(path: str, text: str) -> None:
