@@ -367,6 +367,7 @@ def test_a_working_folder_that_is_none_is_refused(data, bucket, machine):
     assert not remote.exists(bucket)
 
 
+@pytest.mark.slow
 def test_a_remote_run_is_loaded_evaluated_and_described_where_it_is(data, bucket, machine, tmp_path):
     assert start(data, bucket, judge=judge, eval_every=4, work_dir=machine(1)) == EXIT_OK
     translator = tfaclgan.load(bucket)
