@@ -42,17 +42,18 @@ def outside(operations, phases):
 
 
 def instructions(run_dir):
-    """{(program, instruction): (its kind, the name it was given in Python)} of the programs that XLA compiled."""
+    """{(program's number, instruction): (its kind, the name it was given in Python)} of what XLA compiled."""
     from tensorflow.compiler.xla.service import hlo_pb2
 
     plane, found = planes(run_dir)["/host:metadata"], {}
     for entry in plane.event_metadata.values():
+        program = int(re.search(r"\((\d+)\)$", entry.name)[1])  # names repeat
         for stat in entry.stats:
             if plane.stat_metadata[stat.metadata_id].name == "Hlo Proto":
                 module = hlo_pb2.HloProto.FromString(stat.bytes_value).hlo_module
                 found.update(
                     {
-                        (module.name, instruction.name): (instruction.opcode, instruction.metadata.op_name)
+                        (program, instruction.name): (instruction.opcode, instruction.metadata.op_name)
                         for computation in module.computations
                         for instruction in computation.instructions
                     }
