@@ -21,9 +21,10 @@ from tfaclgan.training import checkpoint, rundir
 
 METHOD = base.get(os.environ["TFACLGAN_METHOD"])
 THEIRS = os.environ["TFACLGAN_THEIRS"]
-# Gradients jump where |x| and ReLU have their corners, and a rounding decides on which side a pixel lies. Seen in float64:
-# ACL-GAN's norm is up to 1.5e-3 from either engine's after two periods, the engines 6e-5 apart; Council-GAN's 2.4e-5 from
-# either's; MUNIT's 3e-7 from JAX's, and as near to TensorFlow's with its graph optimiser, 3.4e-5 without it, as tests run.
+# Gradients jump where |x| and ReLU have their corners, and a rounding decides on which side a pixel lies. Seen in
+# float64: ACL-GAN's norm is up to 1.5e-3 from either engine's after two periods, the engines 6e-5 apart; Council-GAN's
+# 2.4e-5 from either's; MUNIT's 3e-7 from JAX's, and as near to TensorFlow's with its graph optimiser, 3.4e-5 without
+# it, as tests run.
 _NORM = "generators/gradient_norm"
 RELATIVE = {("acl_gan", _NORM): 2e-4, ("council_gan", _NORM): 1e-4, ("munit", _NORM): 1e-4}
 
