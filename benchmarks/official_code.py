@@ -169,29 +169,27 @@ def _acl_gan(arguments: argparse.Namespace, options: dict[str, Any], device: str
     from trainer import aclgan_Trainer
 
     config = _configuration(arguments, options)
-    trainer = aclgan_Trainer(config).to(device)
-    trainer.train()
-    x_a, x_b = _images(arguments, device)
-
-    def iteration(number: int) -> None:
-        trainer.dis_update(x_a, x_b, config)
-        if number % config["G_update"] == 0:
-            trainer.gen_update(x_a, x_b, config)
-
-    return iteration, [trainer]
+    return _updates_in_turn(aclgan_Trainer, config, config["G_update"], arguments, device)
 
 
 def _munit(arguments: argparse.Namespace, options: dict[str, Any], device: str) -> tuple[Callable, list[Any]]:
     from trainer import MUNIT_Trainer
 
-    config = _configuration(arguments, options)
-    trainer = MUNIT_Trainer(config).to(device)
+    return _updates_in_turn(MUNIT_Trainer, _configuration(arguments, options), 1, arguments, device)
+
+
+def _updates_in_turn(
+    kind: Callable[..., Any], config: dict[str, Any], every: int, arguments: argparse.Namespace, device: str
+) -> tuple[Callable, list[Any]]:
+    """A trainer of MUNIT's kind: discriminators, and generators in one of `every` data iterations."""
+    trainer = kind(config).to(device)
     trainer.train()
     x_a, x_b = _images(arguments, device)
 
     def iteration(number: int) -> None:
         trainer.dis_update(x_a, x_b, config)
-        trainer.gen_update(x_a, x_b, config)
+        if number % every == 0:
+            trainer.gen_update(x_a, x_b, config)
 
     return iteration, [trainer]
 

@@ -27,6 +27,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def warn(text: str) -> None:
+    """One line on stderr about what goes on all the same."""
+    print(f"tfaclgan: warning: {text}", file=sys.stderr, flush=True)
+
+
 def run_command(command: Callable[[], int | None], program: str) -> int:
     """Runs a command's body; returns its exit code, turning `UserError` into one line on stderr."""
     try:

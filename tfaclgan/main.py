@@ -232,8 +232,7 @@ def _training_flags(recipe: base.Recipe) -> dict[str, object]:
     values: dict[str, object] = {name: getattr(recipe, name) for name in tfaclgan_flags.RECIPE_FIELDS}
     values.update({name: FLAGS[name].value for name in ("seed", "dtype", "augment_until_step")})
     values["load_size"] = recipe.load_size
-    local = FLAGS.data_dir and not remote.is_remote(FLAGS.data_dir)
-    values["data_dir"] = os.path.abspath(FLAGS.data_dir) if local else FLAGS.data_dir
+    values["data_dir"] = FLAGS.data_dir and remote.absolute(FLAGS.data_dir)
     return values
 
 

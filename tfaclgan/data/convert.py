@@ -38,7 +38,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from tfaclgan.data import images, masks
+from tfaclgan.data import images, masks, remote
 from tfaclgan.data.files import hash_file, printable, write_atomically, write_table
 from tfaclgan.data.records import (
     MANIFEST_NAME,
@@ -376,7 +376,7 @@ def _full(shard: ShardWriter, item: int, number: int, count: int, options: Conve
 
 def _finished(folder: str, options: ConvertOptions, fingerprint: dict[str, Any]) -> bool:
     """Whether `folder` already holds this very data set, whole; what else may stand there is refused here."""
-    if "://" in folder:
+    if remote.is_remote(folder):
         raise UserError(
             f"{folder}: shards are written to a local folder; write there, then copy the folder to the bucket"
         )

@@ -13,7 +13,6 @@ import functools
 import os
 import re
 import struct
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import numpy as np
 
 from tfaclgan.data import records, remote
 from tfaclgan.data.files import parse_array
-from tfaclgan.errors import UserError, one_line
+from tfaclgan.errors import UserError, one_line, warn
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -116,7 +115,7 @@ class BadRecords:
     """The bad records that a run has met and passed over (`--on_bad_record=skip`); safe to use from several threads."""
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
-        self._say = say or (lambda text: print(f"tfaclgan: warning: {text}", file=sys.stderr, flush=True))
+        self._say = say or warn
         self._places: set[str] = set()
         self._lock = threading.Lock()
 
@@ -160,8 +159,8 @@ class SplitReader:
         self._index = _load_index(manifest, self._split)
         self._files: list[_File | None] = [None] * len(self._paths)
         self._lock = threading.Lock()
-        remote = any("://" in path for path in self._paths)
-        self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS) if remote else None
+        far = any(remote.is_remote(path) for path in self._paths)
+        self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS) if far else None
         fits = int(self._index[:, 2].sum()) <= cache_mb * 2**20
         self._cache: list[bytes | None] | None = [None] * self._split.count if fits else None
         self._manifest, self._bad_records = manifest, bad_records
@@ -252,7 +251,7 @@ class SplitReader:
         """
         import tensorflow as tf
 
-        paths = [path if "://" in path else os.path.abspath(path) for path in self._paths]
+        paths = [remote.absolute(path) for path in self._paths]
         one = {"output_types": [tf.string], "output_shapes": [[]]}
 
         def read(number: tf.Tensor) -> tf.Tensor:

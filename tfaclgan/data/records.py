@@ -110,7 +110,7 @@ class Manifest:
     @property
     def absolute_folder(self) -> str:
         """The folder as it is found from any working directory."""
-        return self.folder if remote.is_remote(self.folder) else os.path.abspath(self.folder)
+        return remote.absolute(self.folder)
 
     def channels_of(self, name: str) -> int:
         """Channels of a record's "image" or of one of its `COMPANIONS`."""

@@ -21,6 +21,11 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def absolute(path: str) -> str:
+    """A path as it is found from any working directory."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 def require(path: str, flag: str) -> None:
     """UserError if this TensorFlow has no file system for `path`, which was given as `flag`."""
     from tensorflow.io import gfile

@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import re
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfaclgan.errors import UserError, one_line
+from tfaclgan.errors import UserError, one_line, warn
 
 POSITION = "position"  # of a batch, counted from step 0
 _CONNECT_SECS = 10.0
@@ -93,7 +92,7 @@ def _in_order(
                     raise UserError(f"--data_service={address}: a worker failed: {_reason(arrived)}") from arrived
                 if not isinstance(arrived, tuple):
                     if not silent:
-                        _say(f"no batches from --data_service={address}; this host makes them itself until some come")
+                        warn(f"no batches from --data_service={address}; this host makes them itself until some come")
                     silent = True
                     waiting[position] = made_here(position)
                     continue
@@ -137,10 +136,6 @@ def _receive(remote: tf.data.Dataset, arrivals: queue.Queue, stopped: threading.
                 return
     except tf.errors.OpError as error:
         hand_on(error)
-
-
-def _say(text: str) -> None:
-    print(f"tfaclgan: warning: {text}", file=sys.stderr, flush=True)
 
 
 def positions_from(first: int) -> tf.data.Dataset:

@@ -28,13 +28,12 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
 
 from tfaclgan.data import files, remote
-from tfaclgan.errors import UserError
+from tfaclgan.errors import UserError, warn
 from tfaclgan.training import checkpoint, rundir
 
 _SESSION, _NOTE, _LOG = ".session", ".mirror.json", "metrics.jsonl"
@@ -86,7 +85,7 @@ class Mirror:
         """
         note, there = self._read_note(), self._remote_session()
         if note["unsent"] and note["session"] == there:
-            _say(f"{self._local} holds what could not be sent to {self._remote}: going on from there")
+            warn(f"{self._local} holds what could not be sent to {self._remote}: going on from there")
             self._session = note["session"]  # the same one: a kill before `claim` must not part the two
             self._list()
         else:
@@ -133,7 +132,7 @@ class Mirror:
         aside = f"{self._local}.unsent-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         if keep:
             os.makedirs(aside)
-            _say(f"{self._remote} was changed since by another start: what could not be sent there is now in {aside}")
+            warn(f"{self._remote} was changed since by another start: what could not be sent there is now in {aside}")
         for name in files.names_in(self._local):
             path = os.path.join(self._local, name)
             if name == rundir.LOCK:
@@ -212,7 +211,7 @@ class Mirror:
             self._send()
         except OSError as error:
             self._write_note(unsent=True)
-            _say(f"{_reason(error)}: not sent, tried again at the next save; until then it is in {self._local} only")
+            warn(f"{_reason(error)}: not sent, tried again at the next save; until then it is in {self._local} only")
 
     def finish(self, step: int) -> None:
         """Sends what changed; UserError if that cannot be done."""
@@ -352,7 +351,3 @@ def _in_parallel(call: Callable[[str], None], names: Iterable[str]) -> None:
 
 def _reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-
-
-def _say(text: str) -> None:
-    print(f"tfaclgan: warning: {text}", file=sys.stderr, flush=True)

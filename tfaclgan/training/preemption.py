@@ -13,12 +13,13 @@ import contextlib
 import http.client
 import os
 import signal
-import sys
 import threading
 import types
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+
+from tfaclgan.errors import warn
 
 # The variable that Google's own libraries read for another address.
 _HOST_VARIABLE = "GCE_METADATA_HOST"
@@ -76,10 +77,10 @@ def _watch(stop: StopRequest, over: threading.Event, every_seconds: float) -> No
     try:
         leaving = _leaving_for_maintenance(host)
     except OSError as error:
-        _say(f"{host} does not answer ({error}), so only signals stop this run; --preemption_notice=none asks nobody")
+        warn(f"{host} does not answer ({error}), so only signals stop this run; --preemption_notice=none asks nobody")
         return
     if leaving:
-        _say("this machine is about to be stopped for maintenance; training until then")
+        warn("this machine is about to be stopped for maintenance; training until then")
     while True:
         try:
             if _ask(host, "preempted") == "TRUE":
@@ -109,7 +110,3 @@ def _ask(host: str, key: str) -> str:
         return ""
     except http.client.HTTPException as error:
         raise OSError(str(error)) from error
-
-
-def _say(text: str) -> None:
-    print(f"tfaclgan: warning: {text}", file=sys.stderr, flush=True)
