@@ -372,6 +372,23 @@ def test_a_picture_of_another_size_than_its_record_says_is_bad(tmp_path):
     assert bad.count == 1
 
 
+def test_a_record_that_another_thread_finds_bad_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    bad = reading.BadRecords(str)
+    reader = reading.SplitReader(spoilt(tmp_path), "trainA", bad_records=bad)
+    kept, others = reader._kept, []
+
+    def kept_while_another_reads(number):
+        payload = kept(number)
+        if not others:
+            others.append(number)
+            others.append(reader.read(number))  # between this thread's reading and its looking
+        return payload
+
+    monkeypatch.setattr(reader, "_kept", kept_while_another_reads)
+    assert reader.read(3) == others[1] == reader.read(4)
+    assert bad.count == 1
+
+
 def test_skipping_ends_where_every_record_is_bad(tmp_path):
     items = [{"image": image, "encoded": b"no picture"} for image in images(2)]
     manifest = record_folder.make(tmp_path, {"trainA": items})

@@ -188,7 +188,7 @@ class SplitReader:
                 continue
             try:
                 payload = self._kept(candidate)
-                if self._verdicts[candidate] == _UNSEEN:
+                if self._verdicts[candidate] != _SOUND:  # also where another thread has found it bad meanwhile
                     self._inspect(candidate, payload)
                     self._verdicts[candidate] = _SOUND
                 return payload
