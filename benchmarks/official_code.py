@@ -31,6 +31,25 @@ _GENERATOR = {
 _JUDGE = {"discriminator_width": "dim", "discriminator_layers": "n_layer", "discriminator_scales": "num_scales"}
 
 
+class Training(NamedTuple):
+    """A training that a process has ready, on random images held in memory.
+
+    about: one phrase.
+    device: its name.
+    parameters: how many are trained.
+    run: runs so many data iterations and waits for them.
+    peak: the peak memory in MiB on a GPU (0 on a CPU).
+    trace: runs so many data iterations and writes a profile of them into a folder; None: cannot.
+    """
+
+    about: str
+    device: str
+    parameters: int
+    run: Callable[[int], None]
+    peak: Callable[[], float]
+    trace: Callable[[int, str], None] | None = None
+
+
 class Official(NamedTuple):
     """The official code of a method.
 
@@ -70,17 +89,13 @@ def refusal(method: str, folder: str, options: dict[str, object]) -> str:
     return ""
 
 
-def training(arguments: argparse.Namespace, options: dict[str, object]) -> tuple[str, str, int, Callable, Callable]:
-    """The official training on random images held on the device.
+def training(arguments: argparse.Namespace, options: dict[str, object]) -> Training:
+    """The official training, its images held on the device.
 
     Args:
         arguments: method, peer, peer_config, size, batch, threads, tf32, peer_dtype (float32, or bfloat16: torch's
             autocast).
         options: of our config.
-
-    Returns:
-        One phrase about it; the device's name; how many parameters are trained; a function that runs so many data
-        iterations and waits for them; a function that tells the peak memory in MiB on a GPU (0 on a CPU).
     """
     sys.path[0] = os.path.abspath(arguments.peer)
     import torch
@@ -114,7 +129,7 @@ def training(arguments: argparse.Namespace, options: dict[str, object]) -> tuple
     parameters = sum(p.numel() for network in networks for p in network.parameters() if p.requires_grad)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     precision = "bfloat16 by autocast" if reduced else "float32"
-    return f"official code, torch {torch.__version__} on {name}, {precision}", name, parameters, run, peak
+    return Training(f"official code, torch {torch.__version__} on {name}, {precision}", name, parameters, run, peak)
 
 
 @contextlib.contextmanager

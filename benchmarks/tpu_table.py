@@ -24,7 +24,7 @@ ROWS = {
     "cyclegan": ("--method=cyclegan",),
     "munit": ("--method=munit",),
     "acl_gan": ("--method=acl_gan",),
-    "ugatit_light": ("--method=ugatit", "--ugatit.light=true", "--ugatit.share_fakes=true"),
+    "ugatit_light": ("--method=ugatit", "--ugatit.light=1", "--ugatit.share_fakes=true"),
     "ugatit": ("--method=ugatit", "--ugatit.share_fakes=true"),
 }
 CHIPS = ("v5e", "v6e", "v5p", "v4")

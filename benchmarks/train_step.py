@@ -75,7 +75,11 @@ def parse() -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="of the method's config (may be repeated); ours of ugatit has its profile pt unless one is given",
     )
-    parser.add_argument("--engine", default="tensorflow", help="what ours runs on: tensorflow, jax, or tensorflow,jax")
+    parser.add_argument(
+        "--engine",
+        default="tensorflow",
+        help="what ours runs on: tensorflow, jax, tensorflow,jax, or none (the official code alone)",
+    )
     parser.add_argument("--peer", default="", help="folder of a clone of the official code (default: time ours alone)")
     parser.add_argument(
         "--peer_python", default=sys.executable, help="python with torch, PyYAML and Pillow (default: this one)"
@@ -106,10 +110,11 @@ def parse() -> argparse.Namespace:
         "--flops", type=float, default=-1, help="operations of a data iteration, from an earlier count; 0: none wanted"
     )
     parser.add_argument("--count", action="store_true", help="count the operations of a data iteration and end")
+    parser.add_argument("--trace", default="", help="folder for a profile of ours after the last turn (default: none)")
     parser.add_argument("--json", default="", help="file to write all figures to, after each round (default: none)")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.engines = arguments.engine.split(",")
+    arguments.engines = [] if arguments.engine == "none" else arguments.engine.split(",")
     arguments.peer_dtype = arguments.peer_dtype or arguments.dtype
     why_not = refused(arguments)
     if why_not:
@@ -121,7 +126,9 @@ def refused(arguments: argparse.Namespace) -> str:
     """What is wrong with the flags, in a line; "" if nothing."""
     schedule, engines = SCHEDULES[arguments.method], arguments.engines
     if not set(engines) <= set(ENGINES) or len(set(engines)) < len(engines):
-        return f"--engine={arguments.engine}: give tensorflow, jax or tensorflow,jax"
+        return f"--engine={arguments.engine}: give tensorflow, jax, tensorflow,jax or none"
+    if not engines and not arguments.peer:
+        return "--engine=none: nothing would be timed; name the official code with --peer"
     if arguments.iterations < 1 or arguments.iterations % schedule or arguments.warmup % schedule:
         return f"--iterations and --warmup must be multiples of {schedule}, the schedule of {arguments.method}"
     if arguments.rounds < 1:
@@ -356,19 +363,20 @@ def answered(arguments: argparse.Namespace) -> Iterable[dict]:
         prepared = official_code.training(arguments, options_of(arguments))
     else:
         prepared = ours(arguments)
-    about, device, parameters, run, peak = prepared
-    yield {"about": about, "device": device, "parameters": parameters}
+    yield {"about": prepared.about, "device": prepared.device, "parameters": prepared.parameters}
     for line in sys.stdin:
         start, cpu = time.perf_counter(), time.process_time()
-        run(int(line))
+        prepared.run(int(line))
         yield {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu,
-            "peak_mib": peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mib": prepared.peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
+    if arguments.trace and prepared.trace:
+        prepared.trace(SCHEDULES[arguments.method], arguments.trace)
 
 
-def ours(arguments: argparse.Namespace) -> tuple[str, str, int, Callable, Callable]:
+def ours(arguments: argparse.Namespace) -> official_code.Training:
     """Our training, as `official_code.training` gives the official one."""
     name = arguments.worker
     prepare(name)
@@ -389,7 +397,16 @@ def ours(arguments: argparse.Namespace) -> tuple[str, str, int, Callable, Callab
     trained = [variable for network in engine.networks.values() for variable in network.trainable_variables]
     parameters = sum(int(np.prod(variable.shape)) for variable in trained)
     about = f"{name} {sys.modules[name].__version__}, keras {keras.__version__} on {device}, {arguments.dtype}"
-    return about, device, parameters, lambda n: engine.train(iterator, n), peak
+
+    def run(iterations: int) -> None:
+        engine.train(iterator, iterations)
+
+    def trace(iterations: int, folder: str) -> None:
+        engine.start_profile(folder)
+        run(iterations)
+        engine.stop_profile()
+
+    return official_code.Training(about, device, parameters, run, peak, trace)
 
 
 def prepare(engine: str) -> None:

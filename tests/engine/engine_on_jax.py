@@ -22,7 +22,10 @@ from toy import TOY, WHITE_IS_BAD, Config
 from tfaclgan.engine import jax as engines
 from tfaclgan.engine.jax import Engine, _Context
 from tfaclgan.errors import UserError
-from tfaclgan.layers.padding import reflect_pad
+from tfaclgan.layers import norm as norms
+from tfaclgan.layers import resampling, target
+from tfaclgan.layers.padding import edge_pad, reflect_pad
+from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.losses import focus, reconstruction
 from tfaclgan.methods.base import Loss, Phase
 
@@ -335,16 +338,82 @@ def test_losses_have_no_slope_where_nothing_differs():
         assert np.asarray(jax.grad(term)(jax.numpy.asarray(IMAGES[:2] / 255.0))).any()
 
 
-@pytest.mark.parametrize("padding", [1, 3, (1, 0), (0, 2)])
-def test_mirrored_borders_and_their_gradient(padding):
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "padding, axes, mode",
+    [
+        (1, (1, 2), "reflect"),
+        (3, (1, 2), "reflect"),
+        ((1, 0), (1, 2), "reflect"),
+        ((0, 2), (2,), "reflect"),
+        (1, (1, 2), "symmetric"),
+        (2, (1,), "symmetric"),
+    ],
+)
+def test_mirrored_borders_and_their_gradient(padding, axes, mode, kind):
     """NumPy's, and by the rule that <pad(x), y> = <x, gradient(y)> for a linear map."""
     random, sides = np.random.RandomState(0), (padding, padding) if isinstance(padding, int) else padding
     images = random.normal(size=(2, 7, 9, 3)).astype("float32")
-    expected = np.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
-    padded, back = jax.vjp(lambda x: reflect_pad(x, padding), jax.numpy.asarray(images))
+    expected = np.pad(images, [sides if axis in axes else (0, 0) for axis in range(4)], mode=mode)
+    pad = reflect_pad if mode == "reflect" else edge_pad
+    with target.compiling_for(kind):
+        padded, back = jax.vjp(lambda x: pad(x, padding, axes), jax.numpy.asarray(images))
     np.testing.assert_array_equal(padded, expected)
     for weights in random.normal(size=(4, *expected.shape)).astype("float32"):
         assert (back(weights)[0] * images).sum() == pytest.approx((expected * weights).sum(), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("resample", [resampling.upsample_convolution, resampling.small_upsample_convolution])
+def test_what_is_computed_otherwise_on_a_gpu_has_the_same_values_and_gradients(resample):
+    random, taps = np.random.RandomState(0), 5 if resample is resampling.upsample_convolution else 3
+    images, kernel = (random.normal(size=s).astype("float32") for s in ((2, 6, 4, 3), (taps, taps, 3, 4)))
+    weights = random.normal(size=(2, 12, 8, 4)).astype("float32")
+    results = []
+    for kind in ("cpu", "gpu"):
+        with target.compiling_for(kind):
+            result, back = jax.vjp(resample, images, kernel)
+        results.append([result, *back(weights)])
+    for gpu, cpu in zip(*results, strict=True):
+        np.testing.assert_allclose(gpu, cpu, rtol=1e-4, atol=1e-4)
+
+
+def test_doubled_maps_are_the_same_on_a_gpu():
+    images = np.random.RandomState(0).normal(size=(2, 3, 5, 4)).astype("float32")
+    with target.compiling_for("gpu"):
+        np.testing.assert_array_equal(resampling.Double()(images), images.repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize("kind", [HeadConv2D, StemConv2D])
+def test_first_and_last_convolutions_on_tensor_cores(kind):
+    """bfloat16, which a GPU computes in groups of columns: as Keras' own layer but for what bfloat16 rounds."""
+    images = np.random.RandomState(0).normal(size=(2, 12, 22, 3)).astype("float32")
+    layer, plain = kind(4, 7, dtype="bfloat16"), keras.layers.Conv2D(4, 7, dtype="bfloat16")
+    for one in (layer, plain):
+        one.build(images.shape)
+    plain.set_weights(layer.get_weights())
+    with target.compiling_for("gpu"):
+        lowered = jax.jit(lambda x: layer(x)).lower(images).as_text()
+        found = np.asarray(layer(images), np.float32)
+    assert "x24x" in lowered  # eight columns of three channels
+    np.testing.assert_allclose(found, np.asarray(plain(images), np.float32), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("norm", [norms.instance_norm, norms.layer_norm, norms.sample_norm])
+def test_norms_and_their_two_derivatives(norm):
+    """Against difference quotients of the values, then of the gradient (a gradient penalty needs both)."""
+    random = np.random.RandomState(0)
+    images, weights, direction = random.normal(size=(3, 2, 6, 5, 3)).astype("float32")
+
+    def first(x):
+        return jax.grad(lambda x: jax.numpy.sum(weights * jax.numpy.sin(norm(x))))(x)
+
+    step = 1e-2
+    sides = [images + sign * step * direction for sign in (1, -1)]
+    values = [float(jax.numpy.sum(weights * jax.numpy.sin(norm(x)))) for x in sides]
+    assert (first(images) * direction).sum() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-2)
+    second = jax.grad(lambda x: jax.numpy.sum(first(x) ** 2))(images)
+    values = [float(jax.numpy.sum(first(x) ** 2)) for x in sides]
+    assert (second * direction).sum() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tfaclgan.layers.norm import (
     LayerInstanceNorm,
     SampleNorm,
     instance_norm,
+    layer_norm,
     sample_norm,
 )
 
@@ -233,3 +234,68 @@ def test_mixed_norms_of_a_blank_picture_are_finite():
         tape.watch(blank)
         total = tf.reduce_sum(tf.square(layer(blank) - 1))
     assert np.isfinite(tape.gradient(total, blank).numpy()).all()
+
+
+def written_out(images, kind):
+    """The norms as one writes them, whose derivatives are TensorFlow's own."""
+    axes = (1, 2) if kind.startswith("instance") else (1, 2, 3)
+    count = float(np.prod([images.shape[axis] for axis in axes]))
+    factor = count / (count - 1) if kind in ("instance unbiased", "sample") else 1.0
+    mean = tf.reduce_mean(images, axes, keepdims=True)
+    variance = factor * tf.reduce_mean(tf.square(images - mean), axes, keepdims=True)
+    return (images - mean) / (tf.sqrt(variance) + 1e-5 if kind == "sample" else tf.sqrt(variance + 1e-5))
+
+
+NORMS = {
+    "instance": instance_norm,
+    "instance unbiased": lambda x: instance_norm(x, unbiased=True),
+    "layer": layer_norm,
+    "sample": sample_norm,
+}
+
+
+def two_derivatives(norm, images, weights):
+    """Of a loss by the images, and of the length of that gradient, as a gradient penalty needs it."""
+    with tf.GradientTape() as outer:
+        outer.watch(images)
+        with tf.GradientTape() as inner:
+            inner.watch(images)
+            loss = tf.reduce_sum(weights * tf.sin(norm(images)))
+        first = inner.gradient(loss, images)
+        length = tf.reduce_sum(first * first * tf.cos(weights))
+    return first, outer.gradient(length, images)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_derivatives_of_norms_are_those_of_the_formula(kind, compiled):
+    images, weights = tf.constant(IMAGES), tf.constant(np.random.RandomState(1).standard_normal(IMAGES.shape))
+    run = tf.function(two_derivatives) if compiled else two_derivatives
+    found = run(NORMS[kind], images, weights)
+    expected = two_derivatives(lambda x: written_out(x, kind), images, weights)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("mean", [0.0, 20.0])
+def test_norms_of_half_precision_are_as_exact_as_their_input(kind, mean):
+    """Their one pass over the images loses nothing: against float64 on the same rounded images."""
+    random = np.random.RandomState(0)
+    images = tf.cast(random.standard_normal((2, 64, 64, 3)) + mean, "bfloat16")
+    upstream = tf.constant(random.standard_normal(images.shape), "float32")
+    results = []
+    for norm, x in ((NORMS[kind], images), (lambda x: written_out(x, kind), tf.cast(images, "float64"))):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = norm(x)
+            loss = tf.reduce_sum(y * tf.cast(upstream, y.dtype))
+        results.append([np.asarray(y, np.float64), np.asarray(tf.cast(tape.gradient(loss, x), "float64"))])
+    (y, dx), (exact_y, exact_dx) = results
+    assert np.abs(y - exact_y).max() < 1e-5
+    assert np.abs(dx - exact_dx).max() < 2**-8 * np.abs(exact_dx).max()  # rounded to bfloat16
+
+
+def test_flat_channels_of_half_precision_become_zero():
+    images = tf.fill((1, 16, 16, 2), tf.constant(0.7, "bfloat16"))
+    assert not np.any(instance_norm(images))

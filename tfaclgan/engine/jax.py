@@ -31,6 +31,7 @@ from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_varia
 from tfaclgan.engine.jax_hardware import AXIS, Hardware, first_device
 from tfaclgan.engine.jax_hardware import make as make_hardware  # noqa: F401 (what `engine.current()` is asked for)
 from tfaclgan.errors import UserError
+from tfaclgan.layers import target
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
 from tfaclgan.training.optimizers import CoupledAdam
 
@@ -295,6 +296,12 @@ class Engine(base.Engine):
         self, due: tuple[bool, ...], values: list[Array], totals: _Totals, batch: dict[str, Array]
     ) -> tuple[list[Array], _Totals, Array]:
         """One replica's data iteration."""
+        with target.compiling_for(self.hardware.kind):
+            return self._data_iteration(due, values, totals, batch)
+
+    def _data_iteration(
+        self, due: tuple[bool, ...], values: list[Array], totals: _Totals, batch: dict[str, Array]
+    ) -> tuple[list[Array], _Totals, Array]:
         self._traced[due] = self._traced.get(due, 0) + 1
         now = {id(variable): value for variable, value in zip(self._kept, values, strict=True)}
         step = now[id(self.step)]

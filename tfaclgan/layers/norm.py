@@ -7,6 +7,7 @@ precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,7 +29,7 @@ def instance_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = Fal
 
     [b, h, w, c] -> the same shape, in full precision.
     """
-    return _standardise(full_precision(images), (1, 2), epsilon, unbiased)
+    return _standardise(images, (1, 2), epsilon, unbiased)
 
 
 def layer_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = False) -> Tensor:
@@ -36,18 +37,84 @@ def layer_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = False)
 
     Unlike `sample_norm`, epsilon stands inside the root. [b, h, w, c] -> the same shape, in full precision.
     """
-    return _standardise(full_precision(images), (1, 2, 3), epsilon, unbiased)
+    return _standardise(images, (1, 2, 3), epsilon, unbiased)
 
 
 def _standardise(images: Tensor, axes: tuple[int, ...], epsilon: float, unbiased: bool) -> Tensor:
-    mean = _mean(images, axes)
-    centred = images - mean
-    variance = _mean(ops.square(centred), axes)
-    flat = variance <= ops.square(FLAT * mean)
-    if unbiased:
-        count = ops.cast(ops.prod([ops.shape(images)[axis] for axis in axes]), images.dtype)
-        variance = variance * (count / (count - 1))
-    return centred * ops.where(flat, 0, ops.rsqrt(variance + epsilon))
+    def scale(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        flat = variance <= ops.square(FLAT * mean)
+        factor = count / (count - 1) if unbiased else 1
+        scale = ops.where(flat, 0, ops.rsqrt(factor * variance + epsilon))
+        return scale, -0.5 * factor * scale * scale * scale
+
+    return _normalise(images, axes, scale)
+
+
+def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Each sample, over height, width and channels together, to mean 0 and standard deviation 1.
+
+    MUNIT's layer norm: the deviation is the unbiased one (n - 1) and epsilon is added to it, outside
+    the root. [b, h, w, c] -> the same shape, in full precision.
+    """
+
+    def scale(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        # The root has no gradient at 0; a constant sample gets none, as in PyTorch.
+        positive = variance > 0
+        factor = count / (count - 1)
+        deviation = ops.sqrt(factor * ops.where(positive, variance, 1))
+        scale = 1 / (ops.where(positive, deviation, 0) + epsilon)
+        return scale, ops.where(positive, -0.5 * factor * scale * scale / deviation, 0)
+
+    return _normalise(images, (1, 2, 3), scale)
+
+
+def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+    """(images - mean) * scale, in full precision, with a gradient that reads the images once for all its sums.
+
+    What frameworks derive of mean and variance adds up over the images, and then again what depends on these sums: two
+    passes over memory where one does, since the centred images add up to 0.
+
+    Args:
+        images: [b, h, w, c].
+        axes: that mean and (biased) variance are taken over.
+        scale_of: (mean, variance, how many values) -> the scale and its derivative by the variance.
+    """
+
+    @ops.custom_gradient
+    def normal(images: Tensor) -> tuple[Tensor, Callable]:
+        mean, variance = _moments(images, axes)
+        count = ops.cast(ops.prod([ops.shape(images)[axis] for axis in axes]), mean.dtype)
+        scale, slope = scale_of(mean, variance, count)
+
+        def centred() -> Tensor:
+            return full_precision(images) - mean
+
+        def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> Tensor:
+            (upstream,) = arguments if upstream is None else (upstream,)
+            along = _mean(upstream * centred(), axes)
+            result = scale * (upstream - _mean(upstream, axes)) + centred() * (2 * slope * along)
+            return ops.cast(result, images.dtype)
+
+        return centred() * scale, gradient
+
+    return normal(ops.convert_to_tensor(images))
+
+
+def _moments(images: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over `axes`, kept as axes of 1, in full precision.
+
+    Of a half type both come from one pass over memory: sums of differences from the first pixel, which keep what the
+    images have of digits, and are exactly 0 for a flat channel.
+    """
+    full = full_precision(images)
+    if full.dtype == images.dtype:
+        mean = _mean(full, axes)
+        return mean, _mean(ops.square(full - mean), axes)
+    pivot = full[:, :1, :1, :] if axes == (1, 2) else full[:, :1, :1, :1]
+    above = full - pivot
+    mean = _mean(above, axes)
+    variance = _mean(ops.square(above), axes) - ops.square(mean)
+    return pivot + mean, ops.maximum(variance, 0)
 
 
 def _mean(images: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -59,22 +126,6 @@ def _mean(images: Tensor, axes: tuple[int, ...]) -> Tensor:
     if axes == (1, 2):
         return ops.mean(ops.mean(images, axis=2, keepdims=True), axis=1, keepdims=True)
     return ops.mean(images, axis=axes, keepdims=True)
-
-
-def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Each sample, over height, width and channels together, to mean 0 and standard deviation 1.
-
-    MUNIT's layer norm: the deviation is the unbiased one (n - 1) and epsilon is added to it, outside
-    the root. [b, h, w, c] -> the same shape, in full precision.
-    """
-    images = full_precision(images)
-    count = ops.cast(ops.prod(ops.shape(images)[1:]), images.dtype)
-    centred = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
-    variance = ops.sum(ops.square(centred), axis=(1, 2, 3), keepdims=True) / (count - 1)
-    # The root has no gradient at 0; a constant sample gets none, as in PyTorch.
-    positive = variance > 0
-    deviation = ops.where(positive, ops.sqrt(ops.where(positive, variance, 1)), 0)
-    return centred / (deviation + epsilon)
 
 
 class InstanceNorm(keras.layers.Layer):

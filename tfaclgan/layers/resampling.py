@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfaclgan.layers import target
+from tfaclgan.layers.padding import COLUMNS, ROWS, add_to_ends, edge_pad, reflect_pad
 from tfaclgan.layers.precision import full_precision
 
 Tensor = Any
@@ -66,24 +68,21 @@ def upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
     small = ops.cast(small, images.dtype)
     kernel = ops.cast(kernel, images.dtype)
 
-    edge = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+    edge = edge_pad(images, 1)
     result = ops.reshape(ops.conv(edge, small, padding="valid"), (batch, height, width, 2, 2, filters))
     result = ops.reshape(ops.transpose(result, (0, 1, 3, 2, 4, 5)), (batch, 2 * height, 2 * width, filters))
 
     rows = []
     for outside, inside, tap in ((images[:, 1:2], images[:, :1], 0), (images[:, -2:-1], images[:, -1:], 4)):
         line = _each_twice(outside - inside, 2)
-        line = ops.pad(line, ((0, 0), (0, 0), (2, 2), (0, 0)), mode="reflect")
+        line = reflect_pad(line, 2, (COLUMNS,))
         rows.append(ops.conv(line, kernel[tap : tap + 1], padding="valid"))
     columns = []
     for outside, inside, tap in ((images[:, :, 1:2], images[:, :, :1], 0), (images[:, :, -2:-1], images[:, :, -1:], 4)):
         line = _each_twice(outside - inside, 1)
-        line = ops.pad(line, ((0, 0), (2, 2), (0, 0), (0, 0)), mode="symmetric")
+        line = edge_pad(line, 2, (ROWS,))
         columns.append(ops.conv(line, kernel[:, tap : tap + 1], padding="valid"))
-    between = ops.zeros((batch, 2 * height - 2, 2 * width, filters), images.dtype)
-    result = result + ops.concatenate([rows[0], between, rows[1]], axis=1)
-    between = ops.zeros((batch, 2 * height, 2 * width - 2, filters), images.dtype)
-    return result + ops.concatenate([columns[0], between, columns[1]], axis=2)
+    return add_to_ends(add_to_ends(result, *rows, ROWS), *columns, COLUMNS)
 
 
 class Double(keras.layers.Layer):
@@ -103,9 +102,24 @@ class Double(keras.layers.Layer):
 
 def _each_twice(images: Tensor, axis: int) -> Tensor:
     """`ops.repeat(images, 2, axis)`, which forgets the number of channels where a side is not known yet."""
-    shape = [*ops.shape(images)]
+    return ops.repeat(images, 2, axis) if target.on_jax_gpu() else _in_turn(images, images, axis)
+
+
+def _in_turn(even: Tensor, odd: Tensor, axis: int) -> Tensor:
+    """Rows (or columns) of `even` and `odd` one by one."""
+    shape = [*ops.shape(even)]
     shape[axis] = 2 * shape[axis]
-    return ops.reshape(ops.stack([images, images], axis=axis + 1), shape)
+    if target.on_jax_gpu():  # sums with zeros: XLA's kernel for concatenations is slow there, see layers/padding.py
+        return _spread(even, axis, 0) + _spread(odd, axis, 1)
+    return ops.reshape(ops.stack([even, odd], axis=axis + 1), shape)
+
+
+def _spread(images: Tensor, axis: int, offset: int) -> Tensor:
+    """Every second row (or column) from `offset` on, zeros between them; a JAX array."""
+    import jax
+
+    places = [(offset, 1 - offset, 1) if i == axis else (0, 0, 0) for i in range(4)]
+    return jax.lax.pad(images, np.zeros((), images.dtype), places)
 
 
 def _merge_taps(kernel: Tensor, axis: int) -> Tensor:
@@ -182,12 +196,12 @@ def small_upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         [b, 2h, 2w, filters], of the images' dtype.
     """
-    batch, height, width, channels = ops.shape(images)
+    _, height, width, channels = ops.shape(images)
     filters = kernel.shape[-1]
     small = _merge_three(_merge_three(kernel, 0), 2)  # [column parity, column, row parity, row, c, filters]
     small = ops.transpose(small, (3, 1, 4, 2, 0, 5))  # [row, column, c, row parity, column parity, filters]
     small = ops.cast(ops.reshape(small, (2, 2, channels, 4 * filters)), images.dtype)
-    edge = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
+    edge = edge_pad(images, 1)
     all_four = ops.conv(edge, small, padding="valid")  # [b, h + 1, w + 1, 4 filters]
     # An output at (2i + p, 2j + q) is window (i + p, j + q) of its parity's convolution.
     rows = []
@@ -196,9 +210,8 @@ def small_upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
         for q in (0, 1):
             first = (2 * p + q) * filters
             columns.append(all_four[:, p : p + height, q : q + width, first : first + filters])
-        rows.append(ops.stack(columns, axis=3))
-    both = ops.stack(rows, axis=2)  # [b, h, row parity, w, column parity, filters]
-    return ops.reshape(both, (batch, 2 * height, 2 * width, filters))
+        rows.append(_in_turn(*columns, COLUMNS))
+    return _in_turn(*rows, ROWS)
 
 
 def _merge_three(kernel: Tensor, axis: int) -> Tensor:

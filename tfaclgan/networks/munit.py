@@ -26,9 +26,9 @@ import numpy as np
 from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
-from tfaclgan.layers.head import HeadConv2D
 from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm, SampleNorm
 from tfaclgan.layers.padding import ReflectPad2D
+from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype
 from tfaclgan.layers.resampling import CountedAveragePool, UpsampleConv2D
 from tfaclgan.networks.munit_sizes import STYLE_DOWNSAMPLES
@@ -197,7 +197,7 @@ class _Pyramid(keras.Model):
 def _content_encoder(channels: int, width: int, downsamples: int, residual_blocks: int) -> keras.Model:
     inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     with keras.name_scope("content"):
-        x = _block(inputs, width, 7, 1, 3, "stem", normalise=True)
+        x = _block(inputs, width, 7, 1, 3, "stem", normalise=True, layer=StemConv2D)
         for i in range(downsamples):
             x = _block(x, width * 2 ** (i + 1), 4, 2, 1, f"down{i}", normalise=True)
         for i in range(residual_blocks):
@@ -211,7 +211,7 @@ def _content_encoder(channels: int, width: int, downsamples: int, residual_block
 def _style_encoder(channels: int, width: int, style_dim: int) -> keras.Model:
     inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     with keras.name_scope("style"):
-        x = _block(inputs, width, 7, 1, 3, "stem")
+        x = _block(inputs, width, 7, 1, 3, "stem", layer=StemConv2D)
         for i in range(STYLE_DOWNSAMPLES):
             x = _block(x, width * 2 ** min(i + 1, 2), 4, 2, 1, f"down{i}")
         x = layers.GlobalAveragePooling2D(dtype=full_dtype(), name="mean")(x)
@@ -291,8 +291,9 @@ def _block(
     *,
     normalise: bool = False,
     activate: bool = True,
+    layer: type = layers.Conv2D,
 ) -> Tensor:
-    x = _convolution(x, filters, kernel, stride, padding, label)
+    x = _convolution(x, filters, kernel, stride, padding, label, layer)
     if normalise:
         x = InstanceNorm(name=f"{label}_norm")(x)
     if activate:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfaclgan.layers.head import HeadConv2D
+from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype
 from tfaclgan.layers.resampling import Double
 from tfaclgan.networks.blocks import convolution, normalise, transposed_convolution
@@ -37,7 +37,7 @@ def generator(
     """
     inputs = keras.Input((None, None, channels), name="images", dtype=full_dtype())
     with keras.name_scope(name):
-        x = normalise(convolution(inputs, width, 7, "stem", padding=3, reflect=True), "stem")
+        x = normalise(convolution(inputs, width, 7, "stem", padding=3, reflect=True, layer=StemConv2D), "stem")
         for i in range(downsamples):
             width *= 2
             x = normalise(convolution(x, width, 3, f"down{i}", stride=2, padding=1), f"down{i}")

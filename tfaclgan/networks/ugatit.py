@@ -22,9 +22,9 @@ from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
 from tfaclgan.layers.attention import ClassActivation, SpatialChannelExcitation
-from tfaclgan.layers.head import HeadConv2D
 from tfaclgan.layers.norm import AdaptiveLayerInstanceNorm, InstanceNorm, LayerInstanceNorm
 from tfaclgan.layers.padding import ReflectPad2D
+from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype, full_precision
 from tfaclgan.layers.resampling import SmallUpsampleConv2D, area_pool
 from tfaclgan.layers.weights import SpectralConv2D, pytorch_initializers
@@ -394,7 +394,10 @@ def _encoder(make: _Maker, channels: int, width: int, blocks: int, use_bias: boo
     with keras.name_scope("encoder"):
         x = inputs
         for label, filters, side, stride, padding in plan:
-            x = make.convolution(x, filters, side, label, padding=padding, stride=stride, use_bias=use_bias)
+            layer = StemConv2D if label == "stem" else layers.Conv2D
+            x = make.convolution(
+                x, filters, side, label, padding=padding, stride=stride, use_bias=use_bias, layer=layer
+            )
             x = layers.ReLU(name=f"{label}_activation")(make.instance_norm(x, label))
         for i in range(blocks):
             x = make.residual_block(x, f"block{i}", use_bias)

@@ -1,4 +1,4 @@
-"""The convolution by pairs of columns against the plain one, values and gradients, in float64."""
+"""The convolution by groups of columns against the plain one, values and gradients, in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfaclgan.layers.head import HeadConv2D, paired_convolution
+from tfaclgan.layers.picture import HeadConv2D, StemConv2D, grouped_convolution
 
 RANDOM = np.random.RandomState(0)
 
@@ -21,11 +21,14 @@ def values_and_gradients(convolve, images, kernel):
     return result, *tape.gradient(loss, [images, kernel])
 
 
-@pytest.mark.parametrize("taps, side, filters", [(7, (14, 18), 3), (7, (14, 17), 3), (3, (6, 8), 4), (1, (3, 4), 1)])
-def test_pairs_of_columns_give_the_plain_convolution(taps, side, filters):
+@pytest.mark.parametrize("together", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "taps, side, filters", [(7, (14, 22), 3), (7, (14, 18), 3), (7, (14, 17), 3), (3, (6, 10), 4), (1, (3, 8), 1)]
+)
+def test_groups_of_columns_give_the_plain_convolution(taps, side, filters, together):
     images, kernel = RANDOM.normal(size=(2, *side, 5)), RANDOM.normal(size=(taps, taps, 5, filters))
     expected = values_and_gradients(lambda x, k: tf.nn.conv2d(x, k, 1, "VALID"), images, kernel)
-    actual = values_and_gradients(paired_convolution, images, kernel)
+    actual = values_and_gradients(lambda x, k: grouped_convolution(x, k, together), images, kernel)
     for ours, theirs in zip(actual, expected, strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -34,12 +37,15 @@ def test_pairs_of_columns_give_the_plain_convolution(taps, side, filters):
 def test_a_width_that_is_not_known_yet():
     images = RANDOM.normal(size=(2, 14, 18, 5))
     kernel = tf.constant(RANDOM.normal(size=(7, 7, 5, 3)))
-    traced = tf.function(lambda x: paired_convolution(x, kernel), [tf.TensorSpec((None, None, None, 5), tf.float64)])
+    traced = tf.function(
+        lambda x: grouped_convolution(x, kernel, 2), [tf.TensorSpec((None, None, None, 5), tf.float64)]
+    )
     np.testing.assert_allclose(traced(images), tf.nn.conv2d(images, kernel, 1, "VALID"), rtol=1e-10, atol=1e-10)
 
 
-def test_the_layer_has_the_weights_of_conv2d():
-    ours, theirs = HeadConv2D(3, 7), layers.Conv2D(3, 7)
+@pytest.mark.parametrize("kind", [HeadConv2D, StemConv2D])
+def test_the_layer_has_the_weights_of_conv2d(kind):
+    ours, theirs = kind(3, 7), layers.Conv2D(3, 7)
     images = RANDOM.normal(size=(1, 12, 14, 5)).astype("float32")
     ours.build(images.shape)
     theirs.build(images.shape)
