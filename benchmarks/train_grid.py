@@ -13,6 +13,9 @@ that are not there, so a grid can be made in pieces and in several places; delet
 take --limit seconds: one that is stopped keeps what it measured. With --minutes none starts that could not have a
 minute. A side that does not fit in memory is reported as such, and the grid goes on.
 
+With --together N so many rows are under way at a time: their programs are compiled together, which is most of a rented
+GPU's time, and each is timed alone. The first call's extra is then that of a busy machine.
+
 Operations of a data iteration are counted once for each method, size and batch (flops.json in OUT); --count does this
 alone, so that a rented GPU need not wait for it.
 """
@@ -20,6 +23,7 @@ alone, so that a rented GPU need not wait for it.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -28,6 +32,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -40,6 +45,9 @@ HEAD = (
     "| row | side | s a data iteration (range) | images/s | official / ours | peak memory, MiB | first call's extra, s "
     "| TFLOP/s | share of peak |"
 )
+
+
+_running: set[int] = set()  # leaders of the rows' process groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +138,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=600, help="seconds a row may take")
     parser.add_argument("--minutes", type=float, default=0, help="for all rows of this call (0: no limit)")
     parser.add_argument("--peak_tflops", type=float, default=0, help="of the device (0: train_step.py may know it)")
+    parser.add_argument("--together", type=int, default=1, help="rows under way at a time (default: 1)")
+    parser.add_argument("--trace", default="", metavar="TEXT", help="rows whose name has it leave a profile, ROW.trace")
     parser.add_argument("--list", action="store_true", help="print the rows' names and end")
     parser.add_argument("--count", action="store_true", help="count the rows' operations and end")
     arguments = parser.parse_args()
@@ -142,28 +152,37 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a row that runs is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: end_rows())
     rows = chosen(arguments)
     if arguments.list:
         print("\n".join(row.name for row in rows))
         return 0
     os.makedirs(arguments.out, exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
-    for row in rows:
-        if arguments.count:
+    if arguments.count:
+        for row in rows:
             print(f"{row.work}: {operations(arguments, row) / 1e9:.1f} GFLOP", flush=True)
-            continue
+        return 0
+
+    one_at_a_time = threading.Lock()
+
+    def run_row(row: Row) -> None:
         if os.path.exists(path_of(arguments, row)):
             print(f"{row.name}: is there", flush=True)
-            continue
-        left = end - time.monotonic()
-        if left < LEAST_SECONDS:
+        elif end - time.monotonic() < LEAST_SECONDS:
             print(f"{row.name}: no time left; the same command goes on", flush=True)
-            continue
-        print(f"{row.name}: {measure(arguments, row, end)['outcome']}", flush=True)
-        write_table(arguments, rows)
-    if not arguments.count:
-        print(write_table(arguments, rows))
+        else:
+            outcome = measure(arguments, row, end)["outcome"]
+            with one_at_a_time:
+                print(f"{row.name}: {outcome}", flush=True)
+                write_table(arguments, rows)
+
+    if arguments.together > 1:
+        for row in rows:
+            operations(arguments, row)  # counts are kept in one file
+    with concurrent.futures.ThreadPoolExecutor(arguments.together) as pool:
+        list(pool.map(run_row, rows))
+    print(write_table(arguments, rows))
     return 0
 
 
@@ -203,6 +222,10 @@ def measure(arguments: argparse.Namespace, row: Row, end: float) -> dict[str, An
     partial = path + ".running"  # no ROW.json before the row has ended
     command = [sys.executable, SCRIPT, *row.flags(), f"--engine={','.join(row.engines)}", f"--json={partial}"]
     command += [f"--flops={flops}", f"--peak_tflops={arguments.peak_tflops}"]
+    if arguments.together > 1:
+        command.append(f"--gate={os.path.join(arguments.out, 'gate')}")
+    if arguments.trace and arguments.trace in row.name:
+        command.append(f"--trace={os.path.join(arguments.out, row.name)}.trace")
     clone = os.path.join(arguments.peers, official_code.OFFICIAL[row.method].name) if arguments.peers else ""
     if clone and os.path.isdir(clone):
         command += [f"--peer={clone}", f"--peer_python={arguments.peer_python}"]
@@ -227,6 +250,7 @@ def measure(arguments: argparse.Namespace, row: Row, end: float) -> dict[str, An
 def run(command: list[str], log: Any, limit: float) -> str:
     """Runs a command with its children for so many seconds at most: "done", "failed", or why it was stopped."""
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    _running.add(process.pid)
     try:
         return "failed" if process.wait(limit) else "done"
     except subprocess.TimeoutExpired:
@@ -235,6 +259,15 @@ def run(command: list[str], log: Any, limit: float) -> str:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        _running.discard(process.pid)
+
+
+def end_rows() -> None:
+    """Ends the rows that run, and this process."""
+    for pid in set(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    os._exit(1)
 
 
 def last_line(text: str) -> str:

@@ -30,6 +30,8 @@ the precision asked for, or what --peak_tflops says; a CPU has none unless it is
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import importlib.util
 import itertools
 import json
@@ -42,7 +44,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import official_code
@@ -95,6 +97,9 @@ def parse() -> argparse.Namespace:
         "--warmup", type=int, default=2, help="data iterations between the very first (acl_gan: two) and the first turn"
     )
     parser.add_argument("--apart", action="store_true", help="one side after the other, each alone in memory")
+    parser.add_argument(
+        "--gate", default="", help="lock file of runs at the same time: they compile together, and are timed one by one"
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads of each side (0: the framework's default)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what ours computes in")
     parser.add_argument(
@@ -157,18 +162,31 @@ def main() -> int:
     sides = {name: Side(name) for name in names}
     groups = [[side] for side in sides.values()] if arguments.apart else [list(sides.values())]
     for group in groups:
-        for side in group:
-            side.begin(arguments)
-        for number in range(arguments.rounds):
-            for side in group if number % 2 == 0 else group[::-1]:
-                side.turn(arguments.iterations)
-            print(f"round {number + 1}: " + ", ".join(side.newest() for side in group), flush=True)
-            write(arguments, sides, flops)
-        for side in group:
-            side.close()
+        with gate(arguments.gate, alone=group[0].name == "official"):  # what it begins with are trials of kernels
+            for side in group:
+                side.begin(arguments)
+        with gate(arguments.gate, alone=True):
+            for number in range(arguments.rounds):
+                for side in group if number % 2 == 0 else group[::-1]:
+                    side.turn(arguments.iterations)
+                print(f"round {number + 1}: " + ", ".join(side.newest() for side in group), flush=True)
+                write(arguments, sides, flops)
+            for side in group:
+                side.close()
     write(arguments, sides, flops)
     report(arguments, sides, flops)
     return 1 if any(side.failed for side in sides.values()) else 0
+
+
+@contextlib.contextmanager
+def gate(path: str, alone: bool) -> Iterator[None]:
+    """Holds the lock file `path` ("": none), alone or beside others who do not ask to be alone."""
+    if not path:
+        yield
+        return
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 class Side:

@@ -109,3 +109,12 @@ def test_engines_are_those_asked_for(monkeypatch):
     rows = train_grid.chosen(train_grid.parse())
     assert {row.engines for row in rows} == {("jax",)}
     assert not any(row.xla == "off" for row in rows)
+
+
+def test_rows_under_way_together_share_a_gate_and_are_all_there(grid, tmp_path):
+    """train_step.py times alone who holds the gate, see there."""
+    calls = grid("--together=3")
+    assert sorted(calls) == ["count acl_gan 3", "count munit 1", "run acl_gan 3", "run munit 1", "run munit 1"]
+    assert calls[:2] == ["count munit 1", "count acl_gan 3"]  # before any row
+    assert all((tmp_path / "out" / f"{row.name}.json").exists() for row in ROWS)
+    assert len((tmp_path / "out" / "table.md").read_text().splitlines()) == 5

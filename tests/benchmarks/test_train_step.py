@@ -6,6 +6,8 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import official_code
 import pytest
@@ -175,3 +177,27 @@ def test_a_frameworks_error_is_a_sides_answer(error, failed, monkeypatch, capsys
     monkeypatch.setattr(train_step, "answered", raises)
     train_step.serve(argparse.Namespace(worker="official"))
     assert json.loads(capsys.readouterr().out) == {"failed": failed}
+
+
+def test_one_who_asks_to_be_alone_waits_for_those_who_share(tmp_path):
+    """Two that compile hold the gate together; the third times only when both are through."""
+    path, order = str(tmp_path / "gate"), []
+    both_are_in = threading.Barrier(3, timeout=30)
+
+    def compile_and_leave(name):
+        with train_step.gate(path, alone=False):
+            both_are_in.wait()
+            time.sleep(0.2)
+            order.append(name)
+
+    threads = [threading.Thread(target=compile_and_leave, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    both_are_in.wait()
+    with train_step.gate(path, alone=True):
+        order.append("timed")
+    for thread in threads:
+        thread.join()
+    assert order[-1] == "timed"
+    with train_step.gate("", alone=True):
+        pass
