@@ -114,7 +114,7 @@ def gpu_rows() -> list[Row]:
         ("ugatit", 1, ("light=0",)),
         ("acl_gan", 3, ()),
     ]
-    long, short = {"apart": True, "turns": (3, 10, 4)}, {"apart": True, "turns": (3, 4, 2)}
+    long, short = {"apart": True, "turns": (2, 20, 4)}, {"apart": True, "turns": (3, 4, 2)}
     rows = [
         Row(method, 256, batch, options, dtype, tf32, **(short if batch > 8 else long))
         for dtype, tf32 in (("bfloat16", "off"), ("float32", "on"), ("float32", "off"))

@@ -55,10 +55,10 @@ class Hardware(base.Hardware):
 
     def place(self, value: Any, sharding: Sharding) -> jax.Array:
         """`value`, which every host has whole, on the devices; as it is if it is there."""
+        if isinstance(value, jax.Array) and value.committed and value.sharding == sharding:
+            return value  # a tenth of the time of asking `device_put`, for hundreds of weights at each call
         if self.hosts == 1:
             return jax.device_put(value, sharding)
-        if isinstance(value, jax.Array) and value.sharding == sharding:
-            return value
         whole = np.asarray(value)
         return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
 
