@@ -20,6 +20,7 @@ import toy
 from toy import TOY, WHITE_IS_BAD, Config
 
 from tfaclgan.engine import jax as engines
+from tfaclgan.engine import jax_hardware
 from tfaclgan.engine.jax import Engine, _Context
 from tfaclgan.errors import UserError
 from tfaclgan.layers import norm as norms
@@ -424,6 +425,23 @@ def test_missing_hardware_is_one_clear_line(name, words, monkeypatch):
     with pytest.raises(UserError, match=words) as caught:
         engines.make_hardware(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind, already, expected", [("gpu", "", "/compiled"), ("gpu", "mine", "mine"), ("cpu", "", "")]
+)
+def test_programs_for_accelerators_are_kept_from_start_to_start(kind, already, expected, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(jax_hardware, "_all", lambda: dataclasses.replace(on_jax.hardware(1), kind=kind))
+    try:
+        jax.config.update("jax_compilation_cache_dir", already or None)
+        engines.make_hardware("auto")
+        found = jax.config.jax_compilation_cache_dir or ""
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found.endswith(expected)
+    assert bool(found) == bool(expected)
+    assert "~" not in found
 
 
 def test_a_profile_tells_data_iterations_and_phases_apart(tmp_path):

@@ -26,6 +26,12 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def user_cache(name: str) -> str:
+    """The folder `name` of this package in the user's cache; it need not be there."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "tfaclgan", name)
+
+
 def is_there(path: str) -> bool:
     """Whether there is a file or folder, local or remote."""
     return remote.exists(path) if remote.is_remote(path) else os.path.exists(path)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from tfaclgan.data import files
 from tfaclgan.engine import base
 from tfaclgan.errors import UserError
 
@@ -101,7 +102,16 @@ def make(name: str, *, tpu: str = "local", cpu_devices: int = 1) -> Hardware:
     }
     if name not in makers:
         raise UserError(f"--strategy={name}: unknown; choose one of {', '.join(makers)}")
-    return makers[name]()
+    hardware = makers[name]()
+    if hardware.kind != "cpu":
+        _keep_compiled()
+    return hardware
+
+
+def _keep_compiled() -> None:
+    """Compiled programs stay on disk for the next start, which would compile for minutes; JAX's own setting wins."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", files.user_cache("compiled"))
 
 
 def first_device() -> Hardware:

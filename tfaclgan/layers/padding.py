@@ -59,11 +59,11 @@ def edge_pad(images: Tensor, padding: int, axes: tuple[int, ...] = (ROWS, COLUMN
 
 def add_to_ends(images: Tensor, first: Tensor, last: Tensor, axis: int) -> Tensor:
     """`images` with `first` added to the first row (or column) and `last` to the last."""
-    rest = images.shape[axis] - 1 if target.on_jax_gpu() else ops.shape(images)[axis] - 2
     if target.on_jax_gpu():
+        rest = images.shape[axis] - 1
         return images + _placed(first, axis, 0, rest) + _placed(last, axis, rest, 0)
     shape = [*ops.shape(images)]
-    shape[axis] = rest
+    shape[axis] = shape[axis] - 2
     return images + ops.concatenate([first, ops.zeros(shape, images.dtype), last], axis=axis)
 
 

@@ -55,9 +55,8 @@ def working_copy(run_dir: str, work_dir: str = "") -> str:
         run_dir: the remote folder.
         work_dir: folder of all working copies; "": tfaclgan/runs in the user's cache.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", run_dir)[-60:] + "-" + hashlib.sha256(run_dir.encode()).hexdigest()[:8]
-    return os.path.join(work_dir or os.path.join(cache, "tfaclgan", "runs"), name)
+    return os.path.join(work_dir or files.user_cache("runs"), name)
 
 
 class Mirror:
