@@ -177,7 +177,7 @@ class Engine(base.Engine):
         self._kept = list(self.variables().values())
         self._in_a_row = np.zeros(len(self.phases), np.int32)
         self._finished = concurrent.futures.ThreadPoolExecutor(1, "tfaclgan-finished")
-        self._iterations: dict[tuple[bool, ...], Callable[..., Any]] = {}
+        self._programs: dict[tuple[bool, ...], Callable[..., Any]] = {}
         self._traced: dict[tuple[bool, ...], int] = {}
 
     # -- training -----------------------------------------------------------------------------
@@ -196,7 +196,8 @@ class Engine(base.Engine):
                     asked = time.perf_counter()
                     batch = self._placed_batch(next(iterator))
                     waited += _idle(newest, asked, time.perf_counter())
-                    values, totals, bad = self._iteration(number % self.period)(values, totals, batch)
+                    self._compile_period(values, totals, batch)
+                    values, totals, bad = self._program(number % self.period)(values, totals, batch)
                     earlier, newest = newest, self._finished.submit(_wait_for, bad)
                     done += 1
                     # Two are in flight: enough to keep the device busy, and a bad one is found out soon.
@@ -254,12 +255,23 @@ class Engine(base.Engine):
 
     # -- a data iteration -----------------------------------------------------------------------
 
-    def _iteration(self, offset: int) -> Callable[..., Any]:
+    def _due(self, offset: int) -> tuple[bool, ...]:
+        """Which phases have their turn in data iteration `offset` of the period."""
+        return tuple(offset % phase.every == 0 for phase in self.phases)
+
+    def _program(self, offset: int) -> Callable[..., Any]:
         """The compiled data iteration `offset` of the period: (values, totals, batch) -> (values, totals, bad step)."""
-        due = tuple(offset % phase.every == 0 for phase in self.phases)
-        if due not in self._iterations:
-            self._iterations[due] = self._compiled(due)
-        return self._iterations[due]
+        return self._programs[self._due(offset)]
+
+    def _compile_period(self, values: list[Array], totals: _Totals, batch: dict[str, Array]) -> None:
+        """Makes the programs of a period, at its first data iteration; they are compiled side by side."""
+        if self._programs:
+            return
+        kinds = {self._due(offset) for offset in range(self.period)}
+        lowered = {due: self._compiled(due).lower(values, totals, batch) for due in kinds}
+        with concurrent.futures.ThreadPoolExecutor(len(kinds)) as pool:
+            compiled = pool.map(lambda program: program.compile(), lowered.values())
+            self._programs = dict(zip(lowered, compiled, strict=True))
 
     def lowered(self, offset: int) -> Any:
         """Data iteration `offset` of the period as JAX lowers it for the hardware, which need not be there."""
@@ -273,7 +285,7 @@ class Engine(base.Engine):
         values = [shape(v.value, shared if id(v) in memories else alike) for v in self._kept]
         totals = _Totals(*(shape(value, alike) for value in self._zeros()))
         batch = dict.fromkeys("ab", jax.ShapeDtypeStruct(rows, np.uint8, sharding=shared))
-        return self._iteration(offset).lower(values, totals, batch)
+        return self._compiled(self._due(offset)).lower(values, totals, batch)
 
     def _compiled(self, due: tuple[bool, ...]) -> Any:
         compute = functools.partial(self._replica_iteration, due)
