@@ -28,6 +28,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -37,8 +38,9 @@ import time
 from typing import Any
 
 import official_code
+import train_step
 
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_step.py")
+SCRIPT = os.path.abspath(train_step.__file__)
 LEAST_SECONDS = 60  # a row is not begun with less
 STOPPED = "stopped"
 HEAD = (
@@ -210,8 +212,8 @@ def operations(arguments: argparse.Namespace, row: Row) -> float:
         if said.returncode:
             print(f"{row.work}: operations not counted: {last_line(said.stderr)}", file=sys.stderr)
             return 0.0
-        known[row.work] = 1e9 * float(said.stdout.split()[-5])
-        write(path, known)
+        known[row.work] = 1e9 * float(re.search(r"([\d.]+) GFLOP", said.stdout).group(1))
+        train_step.write_json(path, known)
     return known[row.work]
 
 
@@ -241,7 +243,7 @@ def measure(arguments: argparse.Namespace, row: Row, end: float) -> dict[str, An
     if outcome == "failed":
         outcome = "; ".join(failed) or f"failed: {said}"
     result = {"row": dataclasses.asdict(row), "outcome": outcome, **found}
-    write(path, result)
+    train_step.write_json(path, result)
     with contextlib.suppress(FileNotFoundError):
         os.remove(partial)
     return result
@@ -279,12 +281,6 @@ def read(path: str) -> Any:
     with contextlib.suppress(FileNotFoundError), open(path) as file:
         return json.load(file)
     return None
-
-
-def write(path: str, content: Any) -> None:
-    with open(path + ".part", "w") as file:
-        json.dump(content, file, indent=1)
-    os.replace(path + ".part", path)
 
 
 def write_table(arguments: argparse.Namespace, rows: list[Row]) -> str:

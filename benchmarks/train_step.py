@@ -325,11 +325,16 @@ def result_of(arguments: argparse.Namespace, sides: dict[str, Side], flops: floa
 
 
 def write(arguments: argparse.Namespace, sides: dict[str, Side], flops: float) -> None:
-    """What is known so far, for --json; a reader never sees half of it."""
+    """What is known so far, for --json."""
     if arguments.json:
-        with open(arguments.json + ".part", "w") as file:
-            json.dump(result_of(arguments, sides, flops), file, indent=1)
-        os.replace(arguments.json + ".part", arguments.json)
+        write_json(arguments.json, result_of(arguments, sides, flops))
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes a file of which a reader never sees half."""
+    with open(path + ".part", "w") as file:
+        json.dump(content, file, indent=1)
+    os.replace(path + ".part", path)
 
 
 def report(arguments: argparse.Namespace, sides: dict[str, Side], flops: float) -> None:
