@@ -86,6 +86,7 @@ def test_an_option_that_the_official_code_does_not_follow_is_refused(tmp_path):
         (["--engine=jax", "--xla=off"], "JAX always compiles"),
         (["--engine=tensorflow,jax", "--threads=2"], "taskset"),
         (["--rounds=0"], "at least one"),
+        (["--engine=none"], "nothing would be timed"),
         (["--peer=nowhere"], "hyperplane-lab/ACL-GAN"),
         (["--peer=nowhere", "--peer_python=no_python"], "no program"),
     ],
@@ -201,3 +202,17 @@ def test_one_who_asks_to_be_alone_waits_for_those_who_share(tmp_path):
     assert order[-1] == "timed"
     with train_step.gate("", alone=True):
         pass
+
+
+@pytest.mark.parametrize("worker", ["jax", "official"])
+def test_a_profile_is_of_ours_after_the_last_turn(worker, tmp_path, monkeypatch, capsys):
+    """The official code has no profiler of ours."""
+    done = []
+    trace = (lambda n, folder: done.append((n, folder))) if worker == "jax" else None
+    training = official_code.Training("about", "cpu", 1, done.append, lambda: 1.0, trace)
+    monkeypatch.setattr(train_step, "ours", lambda arguments: training)
+    monkeypatch.setattr(official_code, "training", lambda *_: training)
+    monkeypatch.setattr(sys, "stdin", ["2\n"])
+    train_step.serve(argparse.Namespace(worker=worker, method="acl_gan", option=[], trace="folder"))
+    assert done == ([2, (2, "folder")] if trace else [2])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["peak_mib"] == 1.0
