@@ -274,7 +274,7 @@ def test_rematerialised_maps_are_computed_again_for_equal_weights():
     kept, again = engine(config=Config(generator_every=1)), engine(config=Config(generator_every=1), rematerialise=True)
     arguments = [(s._values(), s._no_totals(), s._placed_batch(next(batches()))) for s in (kept, again)]
     convolutions = [
-        str(s._compiled(s._due(0)).lower(*a).as_text()).count("stablehlo.convolution(")
+        str(s._jitted(s._due(0)).lower(*a).as_text()).count("stablehlo.convolution(")
         for s, a in zip((kept, again), arguments, strict=True)
     ]
     assert convolutions[1] > convolutions[0]

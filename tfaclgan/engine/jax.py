@@ -267,8 +267,8 @@ class Engine(base.Engine):
         """Makes the programs of a period, at its first data iteration; they are compiled side by side."""
         if self._programs:
             return
-        kinds = {self._due(offset) for offset in range(self.period)}
-        lowered = {due: self._compiled(due).lower(values, totals, batch) for due in kinds}
+        kinds = dict.fromkeys(self._due(offset) for offset in range(self.period))
+        lowered = {due: self._jitted(due).lower(values, totals, batch) for due in kinds}
         with concurrent.futures.ThreadPoolExecutor(len(kinds)) as pool:
             compiled = pool.map(lambda program: program.compile(), lowered.values())
             self._programs = dict(zip(lowered, compiled, strict=True))
@@ -285,9 +285,9 @@ class Engine(base.Engine):
         values = [shape(v.value, shared if id(v) in memories else alike) for v in self._kept]
         totals = _Totals(*(shape(value, alike) for value in self._zeros()))
         batch = dict.fromkeys("ab", jax.ShapeDtypeStruct(rows, np.uint8, sharding=shared))
-        return self._compiled(self._due(offset)).lower(values, totals, batch)
+        return self._jitted(self._due(offset)).lower(values, totals, batch)
 
-    def _compiled(self, due: tuple[bool, ...]) -> Any:
+    def _jitted(self, due: tuple[bool, ...]) -> Any:
         compute = functools.partial(self._replica_iteration, due)
         if self.replicas > 1:
             values = self._specifications()
