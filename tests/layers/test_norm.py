@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -299,3 +302,20 @@ def test_norms_of_half_precision_are_as_exact_as_their_input(kind, mean):
 def test_flat_channels_of_half_precision_become_zero():
     images = tf.fill((1, 16, 16, 2), tf.constant(0.7, "bfloat16"))
     assert not np.any(instance_norm(images))
+
+
+@pytest.mark.parametrize("norm", [instance_norm, sample_norm])
+def test_a_traced_norm_goes_with_its_function(norm):
+    """A custom gradient's graph would stay in TensorFlow's registry: 140 MB for each small network that was trained."""
+
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(norm(images) ** 3)
+        return tape.gradient(loss, images)
+
+    function = tf.function(gradient)
+    graph = weakref.ref(function.get_concrete_function(tf.TensorSpec((1, 4, 4, 2), tf.float32)).graph)
+    del function
+    gc.collect()
+    assert graph() is None

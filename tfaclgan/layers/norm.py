@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfaclgan.layers.precision import full_precision
+from tfaclgan.layers.precision import HALF_TYPES, full_precision
 
 Tensor = Any
 EPSILON = 1e-5
@@ -69,10 +69,11 @@ def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 
 def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
-    """(images - mean) * scale, in full precision, with a gradient that reads the images once for all its sums.
+    """(images - mean) * scale, in full precision; on JAX with a gradient that reads the images once for all its sums.
 
     What frameworks derive of mean and variance adds up over the images, and then again what depends on these sums: two
-    passes over memory where one does, since the centred images add up to 0.
+    passes over memory where one does, since the centred images add up to 0. (TensorFlow would keep each graph that has
+    such a gradient for as long as the process lives.)
 
     Args:
         images: [b, h, w, c].
@@ -80,37 +81,48 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
         scale_of: (mean, variance, how many values) -> the scale and its derivative by the variance.
     """
 
+    images = ops.convert_to_tensor(images)
+    half = keras.backend.standardize_dtype(images.dtype) in HALF_TYPES
+
+    def parts(full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = (_moments_of_half if half else _moments)(full, axes)
+        count = ops.cast(ops.prod([ops.shape(full)[axis] for axis in axes]), mean.dtype)
+        return mean, *scale_of(mean, variance, count)
+
+    if keras.backend.backend() != "jax":
+        full = full_precision(images)
+        mean, scale, _ = parts(full)
+        return (full - mean) * scale
+
     @ops.custom_gradient
     def normal(images: Tensor) -> tuple[Tensor, Callable]:
-        mean, variance = _moments(images, axes)
-        count = ops.cast(ops.prod([ops.shape(images)[axis] for axis in axes]), mean.dtype)
-        scale, slope = scale_of(mean, variance, count)
+        mean, scale, slope = parts(full_precision(images))
 
         def centred() -> Tensor:
             return full_precision(images) - mean
 
-        def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> Tensor:
-            (upstream,) = arguments if upstream is None else (upstream,)
+        def gradient(upstream: Tensor) -> Tensor:
             along = _mean(upstream * centred(), axes)
             result = scale * (upstream - _mean(upstream, axes)) + centred() * (2 * slope * along)
             return ops.cast(result, images.dtype)
 
         return centred() * scale, gradient
 
-    return normal(ops.convert_to_tensor(images))
+    return normal(images)
 
 
-def _moments(images: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over `axes`, kept as axes of 1, in full precision.
+def _moments(full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over `axes`, kept as axes of 1."""
+    mean = _mean(full, axes)
+    return mean, _mean(ops.square(full - mean), axes)
 
-    Of a half type both come from one pass over memory: sums of differences from the first pixel, which keep what the
-    images have of digits, and are exactly 0 for a flat channel.
+
+def _moments_of_half(full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """`_moments` of images that came in a half type, from one pass over memory.
+
+    Sums of differences from the first pixel keep what such images have of digits, and are exactly 0 for a flat channel.
     """
-    full = full_precision(images)
-    if full.dtype == images.dtype:
-        mean = _mean(full, axes)
-        return mean, _mean(ops.square(full - mean), axes)
-    pivot = full[:, :1, :1, :] if axes == (1, 2) else full[:, :1, :1, :1]
+    pivot = ops.stop_gradient(full[:, :1, :1, :] if axes == (1, 2) else full[:, :1, :1, :1])
     above = full - pivot
     mean = _mean(above, axes)
     variance = _mean(ops.square(above), axes) - ops.square(mean)
