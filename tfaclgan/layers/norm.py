@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfaclgan.layers.precision import HALF_TYPES, full_precision
+from tfaclgan.layers.precision import full_precision, is_half
 
 Tensor = Any
 EPSILON = 1e-5
@@ -82,10 +82,10 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
     """
 
     images = ops.convert_to_tensor(images)
-    half = keras.backend.standardize_dtype(images.dtype) in HALF_TYPES
+    moments = _moments_of_half if is_half(images) else _moments
 
     def parts(full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance = (_moments_of_half if half else _moments)(full, axes)
+        mean, variance = moments(full, axes)
         count = ops.cast(ops.prod([ops.shape(full)[axis] for axis in axes]), mean.dtype)
         return mean, *scale_of(mean, variance, count)
 

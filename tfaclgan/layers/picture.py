@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from keras import layers, ops
 
 from tfaclgan.layers import target
-from tfaclgan.layers.precision import HALF_TYPES
+from tfaclgan.layers.precision import is_half
 
 Tensor = Any
 # Columns that are computed as one. By compiler's estimate for TPUs, and measured on CPUs and an H200 (docs/engines.md).
@@ -31,7 +30,7 @@ class StemConv2D(layers.Conv2D):
 
 
 def _for_tensor_cores(images: Tensor) -> bool:
-    return target.on_jax_gpu() and keras.backend.standardize_dtype(images.dtype) in HALF_TYPES
+    return target.on_jax_gpu() and is_half(images)
 
 
 def grouped_convolution(images: Tensor, kernel: Tensor, together: int) -> Tensor:

@@ -11,9 +11,14 @@ Tensor = Any
 HALF_TYPES = ("bfloat16", "float16")
 
 
+def is_half(value: Tensor) -> bool:
+    """Whether `value` is of a half type."""
+    return keras.backend.standardize_dtype(value.dtype) in HALF_TYPES
+
+
 def full_precision(value: Tensor) -> Tensor:
     """`value` as float32 if it is of a half type, else unchanged (float64 stays float64)."""
-    return ops.cast(value, "float32") if keras.backend.standardize_dtype(value.dtype) in HALF_TYPES else value
+    return ops.cast(value, "float32") if is_half(value) else value
 
 
 def full_dtype() -> str:

@@ -1,4 +1,4 @@
-"""What a step is compiled for: some layers are computed in another way on a GPU or a TPU than on a CPU."""
+"""What a step is compiled for: some layers are computed in another way on a GPU, with JAX, than elsewhere."""
 
 from __future__ import annotations
 
