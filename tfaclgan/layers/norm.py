@@ -82,21 +82,20 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
     """
 
     images = ops.convert_to_tensor(images)
-    moments = _moments_of_half if is_half(images) else _moments
 
-    def parts(full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance = moments(full, axes)
+    def parts(images: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = _moments_of_half(images, full, axes) if is_half(images) else _moments(full, axes)
         count = ops.cast(ops.prod([ops.shape(full)[axis] for axis in axes]), mean.dtype)
         return mean, *scale_of(mean, variance, count)
 
     if keras.backend.backend() != "jax":
-        full = full_precision(images)
-        mean, scale, _ = parts(full)
+        full = full_precision(images)  # once: gradients add up before they are rounded
+        mean, scale, _ = parts(images, full)
         return (full - mean) * scale
 
     @ops.custom_gradient
     def normal(images: Tensor) -> tuple[Tensor, Callable]:
-        mean, scale, slope = parts(full_precision(images))
+        mean, scale, slope = parts(images, full_precision(images))
 
         def centred() -> Tensor:
             return full_precision(images) - mean
@@ -117,12 +116,15 @@ def _moments(full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return mean, _mean(ops.square(full - mean), axes)
 
 
-def _moments_of_half(full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """`_moments` of images that came in a half type, from one pass over memory.
+def _moments_of_half(images: Tensor, full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """`_moments` of `full`, which are `images` of a half type in float32, from one pass over memory.
 
     Sums of differences from the first pixel keep what such images have of digits, and are exactly 0 for a flat channel.
+    That pixel is cut out before it is cast: cut out of `full`, the TPU's compiler writes all of these to memory, and a
+    norm takes five times the cycles (docs/tpu.md).
     """
-    pivot = ops.stop_gradient(full[:, :1, :1, :] if axes == (1, 2) else full[:, :1, :1, :1])
+    first = images[:, :1, :1, :] if axes == (1, 2) else images[:, :1, :1, :1]
+    pivot = full_precision(ops.stop_gradient(first))
     above = full - pivot
     mean = _mean(above, axes)
     variance = _mean(ops.square(above), axes) - ops.square(mean)
