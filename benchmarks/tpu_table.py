@@ -34,10 +34,12 @@ FIGURES = {
     "TFLOP": r"work +([\d.]+) TFLOP",
     "traffic, GB": r"TFLOP, ([\d.]+) GB",
     "at least, ms": r"at least +([\d.]+) ms",
+    "expected, ms": r"expected +([\d.]+) ms",
+    "of peak": r"(\d+%) of the peak",
     "padding": r"padding +(\d+%)",
     "compiled in, s": r"compiles +in (\d+) s",
 }
-IMAGES = r"at most (\d+) images"
+IMAGES = {"images/s at most": r"at most (\d+) images", "expected": r"expected, (\d+) images"}
 
 
 def parse() -> argparse.Namespace:
@@ -101,12 +103,12 @@ def make(arguments: argparse.Namespace, row: str, chip: str, path: str) -> None:
 
 def table(reports: dict[tuple[str, str], str]) -> str:
     """Markdown; where data iterations differ, the figures of each kind are shown with a slash between them."""
-    head = ["method", "chip", *FIGURES, "images/s at most"]
+    head = ["method", "chip", *FIGURES, *IMAGES]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for (row, chip), text in reports.items():
         cells = [" / ".join(found[1] for found in re.finditer(words, text)) or "-" for words in FIGURES.values()]
-        images = re.search(IMAGES, text)
-        lines.append(f"| {' | '.join([row, chip, *cells, images[1] if images else 'does not fit'])} |")
+        images = [found[1] if (found := re.search(words, text)) else "does not fit" for words in IMAGES.values()]
+        lines.append(f"| {' | '.join([row, chip, *cells, *images])} |")
     return "\n".join(lines)
 
 

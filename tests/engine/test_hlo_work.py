@@ -32,30 +32,6 @@ def test_a_kernel_s_gradient_fills_the_unit_with_the_kernel_s_features():
     assert product.padded_flops(128) == product.flops * 128 * 128 / (3 * 64)
 
 
-ESTIMATED = """
-%body (p: f32[8]) -> f32[8] {
-  ROOT %b = f32[8] fusion(%p), metadata={op_name="g/up0_conv/Conv2D"}, backend_config={"estimated_cycles":"5"}
-}
-
-ENTRY %main (a: f32[8]) -> f32[8] {
-  %c = f32[8] fusion(%a), metadata={op_name="g_1/stem_conv_3/Conv2D"}, backend_config={"estimated_cycles":"70"}
-  %d = f32[8] fusion(%c), metadata={op_name="g_2/stem_conv_12/Conv2D"}, backend_config={"estimated_cycles":"30"}
-  %e = f32[8] copy(%d), backend_config={"estimated_cycles":"9"}
-  %f = f32[8] copy(%e), backend_config={"estimated_cycles":"9223372036854775807"}
-  ROOT %w = f32[8] while(%f), condition=%more, body=%body, backend_config={"known_trip_count":{"n":"4"}}
-}
-"""
-
-
-def test_the_compiler_s_cycles_are_added_up_by_layer():
-    assert list(hlo_work.cycles(ESTIMATED).items()) == [
-        ("g/stem_conv/Conv2D", 100),
-        ("g/up0_conv/Conv2D", 20),
-        ("unnamed", 9),
-    ]
-    assert hlo_work.cycles(TEXT) == {}
-
-
 def program(function, *arguments):
     return tf.function(function, jit_compile=True).experimental_get_compiler_ir(*arguments)(stage="hlo")
 

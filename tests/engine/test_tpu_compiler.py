@@ -109,7 +109,10 @@ def test_gradients_of_due_phases_are_counted():
 
 
 def made_up(per_core, gib_per_image=1.0, tpu_type="v5e"):
-    """A step that takes 1 GiB and `gib_per_image` an image, and 1 ms of operations an image."""
+    """A step that takes 1 GiB and `gib_per_image` an image, and 1 ms of operations an image; 2 are expected.
+
+    Traffic would take 0.1 ms an image, half of it beside the products.
+    """
     needed = (1 + gib_per_image * per_core) * GIB
     fits = needed <= tpu_compiler.CHIPS[tpu_type].hbm_bytes
     compiled = tpu_compiler.Compiled(
@@ -124,6 +127,8 @@ def made_up(per_core, gib_per_image=1.0, tpu_type="v5e"):
         50.0,
         200.0,
         cycles={"critic/stem_conv/Conv2D": 3.0, "critic/AddN": 1.0},
+        product_cycles=per_core * 2e-3 * 1.552e9,
+        other_bytes=per_core * 81.9e6 / 2,
     )
     every = Iteration(("critic",), 1, compiled, 0.0, 0.0)
     both = Iteration(("critic", "generator"), 1, dataclasses.replace(compiled, flops=3 * compiled.flops), 0.0, 0.002)
@@ -141,7 +146,7 @@ def test_the_report_says_what_bounds_the_step(monkeypatch):
     assert found.fits
     # (3 ms x 4 + 2 ms of sums + 1 ms x 4) / 2 data iterations
     assert found.seconds == pytest.approx(0.009)
-    assert found.images_per_second == pytest.approx(32 / 0.009)
+    assert found.expected_seconds == pytest.approx((2 * 4 * 2.05e-3 + 0.002) / 2)
     text = tpu_check.describe(*run_and_settings(), found)
     assert "critic + generator (1 of 2 data iterations)" in text
     assert "5.00 of 16 GiB" in text
@@ -149,6 +154,8 @@ def test_the_report_says_what_bounds_the_step(monkeypatch):
     assert "costliest     critic/stem_conv/Conv2D 75.0%, critic/AddN 25.0%" in text
     assert "75% of the matrix unit's work" in text
     assert "at most 3556 images" in text
+    assert "expected      8.2 ms: convolutions and products 8.0 by the compiler's estimate (150% of the peak)" in text
+    assert "9.2 ms are expected, 3478 images a second" in text
     assert "DOES NOT FIT" in tpu_check.describe(*run_and_settings(), made_up(40))
     assert "were not compiled" in text
     iterations = made_up(4).iterations

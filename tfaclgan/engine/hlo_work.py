@@ -13,12 +13,6 @@ _DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]")
 _OPERATION = re.compile(r"= \w+\[([\d,]*)\]\S* (convolution|dot)\((.*?)\)(?:, (.*))?$")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window={([^}]*)}")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*{$")
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_LAYER = re.compile(r'op_name="([^"]*)"')
-_BODY = re.compile(r"body=%?([\w.-]+)")
-_TURNS = re.compile(r'"known_trip_count":{"n":"(\d+)"')
-_NO_ESTIMATE = 10**12  # larger ones stand for "not known"
 _CONTRACTED = re.compile(r"lhs_contracting_dims={([\d,]*)}")
 
 
@@ -77,43 +71,6 @@ def products(hlo_text: str) -> list[Product]:
 def flops(hlo_text: str) -> float:
     """Operations of all convolutions and matrix products."""
     return sum(product.flops for product in products(hlo_text))
-
-
-def cycles(hlo_text: str) -> dict[str, float]:
-    """{layer: cycles} as the TPU compiler estimates them for each operation of its optimised HLO, most first.
-
-    A layer is the operation's name in our code without the numbers that TensorFlow and JAX give to repeated ones.
-    Loops count as often as they turn, where that is known.
-    """
-    lines: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo_text.splitlines():
-        opened = _COMPUTATION.match(line)
-        if opened:
-            name = opened[2]
-            lines[name] = []
-            entry = name if opened[1] else entry
-        elif name:
-            lines[name].append(line)
-    found: dict[str, float] = {}
-    todo = [(entry, 1)] if entry else []
-    while todo:
-        name, turns = todo.pop()
-        for line in lines.get(name, ()):
-            body, estimate = _BODY.search(line), _CYCLES.search(line)
-            if body:
-                known = _TURNS.search(line)
-                todo.append((body[1], turns * int(known[1]) if known else turns))
-            elif estimate and int(estimate[1]) < _NO_ESTIMATE:
-                layer = _layer(line)
-                found[layer] = found.get(layer, 0.0) + turns * float(estimate[1])
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def _layer(line: str) -> str:
-    named = _LAYER.search(line)
-    parts = named[1].split(";")[0].split("/") if named else []
-    return "/".join(re.sub(r"_\d+$", "", part) for part in parts) or "unnamed"
 
 
 def _sides(text: str) -> list[int]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.engine import base, hlo_work
+from tfaclgan.engine import base, hlo_work, tpu_program
 from tfaclgan.errors import UserError
 
 
@@ -33,6 +33,8 @@ class Chip:
     hbm_bytes: memory; flops: peak bfloat16 operations a second; bandwidth: bytes a second to that memory.
     link_bandwidth: bytes a second between chips, all links of a chip together.
     slices: {chips: topology} of what can be rented.
+    cycle_rate: the compiler's estimated cycles a second for a program of which it thinks as well as of a product of two
+        4096x4096 bfloat16 matrices, which is put at the peak: what makes seconds of its estimates for products.
     lanes: side of the matrix unit; feature dimensions are padded to it.
     """
 
@@ -43,16 +45,17 @@ class Chip:
     bandwidth: float
     link_bandwidth: float
     slices: dict[int, str]
+    cycle_rate: float
     lanes: int = 128
 
 
 _FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
 CHIPS = {
-    "v4": Chip("v4:2x2x1", "v4-8", 32 * 2**30, 275e12, 1228e9, 300e9, _CUBES),
-    "v5e": Chip("v5e:2x2", "v5litepod-4", 16 * 2**30, 197e12, 819e9, 200e9, _FLAT),
-    "v5p": Chip("v5p:2x2x1", "v5p-8", 95 * 2**30, 459e12, 2765e9, 600e9, _CUBES),
-    "v6e": Chip("v6e:2x2", "v6e-4", 32 * 2**30, 918e12, 1638e9, 448e9, _FLAT, lanes=256),
+    "v4": Chip("v4:2x2x1", "v4-8", 32 * 2**30, 275e12, 1228e9, 300e9, _CUBES, 2.355e9),
+    "v5e": Chip("v5e:2x2", "v5litepod-4", 16 * 2**30, 197e12, 819e9, 200e9, _FLAT, 1.552e9),
+    "v5p": Chip("v5p:2x2x1", "v5p-8", 95 * 2**30, 459e12, 2765e9, 600e9, _CUBES, 1.820e9),
+    "v6e": Chip("v6e:2x2", "v6e-4", 32 * 2**30, 918e12, 1638e9, 448e9, _FLAT, 2.015e9, lanes=256),
 }
 
 # Ops without a TPU kernel, or whose kernel leaves the compiled program: XLA for the host takes some of them.
@@ -71,13 +74,16 @@ class Compiled:
     fits: False if it ran out of memory; then only `needed_bytes` and `seconds` are known.
     argument_bytes, temporary_bytes, code_bytes: memory it takes (weights and optimiser slots are arguments).
     needed_bytes: all of them together.
-    flops, traffic_bytes: the compiler's count of operations and of memory traffic.
+    flops: the compiler's count of operations.
+    traffic_bytes: what goes to and from the chip's memory, counted in the program (`tpu_program.py`).
     useful_flops, padded_flops: of convolutions and matrix products, as they are and with feature dimensions filled up
         to the matrix unit's side: an estimate, the compiler may lay other dimensions on it.
     seconds: compiling took.
     reduces, reduced_bytes: sums over devices in the program, and what they sum.
     cycles: {layer: the compiler's estimate}, most first. Good for comparing layers; elementwise operations are put
         too high (an addition of two large arrays at three to four times what memory allows).
+    product_cycles: the same for all operations with a convolution or matrix product in them.
+    other_bytes: memory traffic of all others.
     """
 
     fits: bool
@@ -93,10 +99,19 @@ class Compiled:
     reduces: int = 0
     reduced_bytes: float = 0.0
     cycles: dict[str, float] = dataclasses.field(default_factory=dict)
+    product_cycles: float = 0.0
+    other_bytes: float = 0.0
 
     def bounds(self, chip: Chip) -> tuple[float, float]:
         """Seconds the chip needs at least for the operations and for the memory traffic."""
         return self.flops / chip.flops, self.traffic_bytes / chip.bandwidth
+
+    def expected(self, chip: Chip) -> tuple[float, float]:
+        """Seconds of convolutions and matrix products as the compiler estimates them, and of all else at memory's rate.
+
+        The one comes after the other. A program can be faster only if a product is, or where memory is read ahead.
+        """
+        return self.product_cycles / chip.cycle_rate, self.other_bytes / chip.bandwidth
 
     @property
     def padding_share(self) -> float:
@@ -248,7 +263,7 @@ def compile_lowered(lowered: Any, chip: Chip) -> Compiled:
 def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
     text = executable.hlo_modules()[0].to_string()
-    matrix = hlo_work.products(text)
+    matrix, done = hlo_work.products(text), tpu_program.operations(text)
     argument, code = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -259,11 +274,13 @@ def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
         memory.temp_size_in_bytes,
         code,
         cost["flops"],
-        cost["bytes accessed"],
+        sum(operation.memory_bytes for operation in done),
         sum(product.flops for product in matrix),
         sum(product.padded_flops(chip.lanes) for product in matrix),
         *all_reduces(text),
-        hlo_work.cycles(text),
+        tpu_program.cycles(done),
+        sum(operation.cycles for operation in done if operation.product),
+        sum(operation.memory_bytes for operation in done if not operation.product),
     )
 
 

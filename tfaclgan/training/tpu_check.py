@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -63,13 +64,20 @@ class Check:
     @property
     def seconds(self) -> float:
         """The least a data iteration can take, mean over the period, sums over replicas included."""
-        each = (i.count * (max(i.compiled.bounds(self.chip)) + i.reduce_seconds) for i in self.iterations)
-        return sum(each) / self.period
+        return self._mean(lambda compiled: max(compiled.bounds(self.chip)))
 
     @property
-    def images_per_second(self) -> float:
-        """The most images of each domain a second all replicas together can train on."""
-        return self.per_core * self.replicas / self.seconds
+    def expected_seconds(self) -> float:
+        """The same with convolutions and products as slow as the compiler estimates them."""
+        return self._mean(lambda compiled: sum(compiled.expected(self.chip)))
+
+    def _mean(self, seconds: Callable[[Compiled], float]) -> float:
+        return sum(i.count * (seconds(i.compiled) + i.reduce_seconds) for i in self.iterations) / self.period
+
+    @property
+    def images(self) -> int:
+        """Of each domain in a batch."""
+        return self.per_core * self.replicas
 
 
 def check(
@@ -181,7 +189,9 @@ def describe(run: Run, settings: Settings, found: Check) -> str:
         return "\n".join([*lines, "DOES NOT FIT; use a smaller --batch_size, or --find_batch to search."])
     lines += [
         f"A data iteration takes at least {1e3 * found.seconds:.1f} ms (mean over the schedule's {found.period}), so "
-        f"at most {found.images_per_second:.0f} images of each domain a second.",
+        f"at most {found.images / found.seconds:.0f} images of each domain a second.",
+        f"With convolutions as slow as the compiler estimates them {1e3 * found.expected_seconds:.1f} ms are expected, "
+        f"{found.images / found.expected_seconds:.0f} images a second.",
         f"{_REDUCED[found.whole]} Not compiled here: the input pipeline, evaluation. Real chips reach a part of such "
         "bounds.",
     ]
@@ -195,17 +205,20 @@ def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
     if not compiled.fits:
         return [*lines, f"  memory        {memory}: does not fit", ""]
     compute, traffic = compiled.bounds(chip)
+    products, rest = compiled.expected(chip)
     bound = "operations" if compute >= traffic else "memory traffic"
     return [
         *lines,
         f"  compiles      in {compiled.seconds:.0f} s, {compiled.code_bytes / _MIB:.0f} MiB of code",
         f"  memory        {memory}: arguments {compiled.argument_bytes / _GIB:.2f}, "
         f"temporaries {compiled.temporary_bytes / _GIB:.2f}",
-        f"  work          {compiled.flops / 1e12:.3f} TFLOP, {compiled.traffic_bytes / 1e9:.2f} GB, "
+        f"  work          {compiled.flops / 1e12:.3f} TFLOP, {compiled.traffic_bytes / 1e9:.2f} GB to and from memory, "
         f"{compiled.flops / max(1.0, compiled.traffic_bytes):.0f} FLOP a byte "
         f"(the chip balances at {chip.flops / chip.bandwidth:.0f})",
         f"  at least      {1e3 * max(compute, traffic):.1f} ms, bound by {bound} "
         f"(operations {1e3 * compute:.1f}, traffic {1e3 * traffic:.1f})",
+        f"  expected      {1e3 * (products + rest):.1f} ms: convolutions and products {1e3 * products:.1f} by the "
+        f"compiler's estimate ({_share(compute, products)} of the peak), the rest {1e3 * rest:.1f} at memory's rate",
         f"  costliest     {_costliest(compiled)}",
         f"  padding       {compiled.padding_share:.0%} of the matrix unit's work, estimated from feature dimensions",
         f"  gradients     {iteration.gradient_bytes / _MIB:.1f} MiB summed over {found.replicas} replicas"
@@ -213,6 +226,10 @@ def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
         f"{1e3 * iteration.reduce_seconds:.1f} ms at the links' rate",
         "",
     ]
+
+
+def _share(compute: float, products: float) -> str:
+    return f"{compute / products:.0%}" if products else "not known"
 
 
 def _costliest(compiled: Compiled) -> str:
