@@ -57,7 +57,7 @@ def main() -> int:
         print(f"single_operations.py: error: no operation's name has {' or '.join(arguments.only)}", file=sys.stderr)
         return 2
     figures = on_chip(arguments.chip) if arguments.chip else on_device
-    heads = ("cycles, million", "traffic, GB", "temporaries, GB") if arguments.chip else ("ms", "ms with gradient")
+    heads = ("products, ms", "the rest, ms", "traffic, GB") if arguments.chip else ("ms", "ms with gradient")
     print(f"| operation | form | {' | '.join(heads)} |\n{'| --- ' * (2 + len(heads))}|", flush=True)
     for form in chosen:
         cells = (f"{value:.3f}" for value in figures(form))
@@ -70,7 +70,7 @@ def forms(batch: int, shrink: int) -> Iterator[Form]:
     import jax.numpy as jnp
     from jax import nn
 
-    from tfaclgan.layers import norm, padding, picture, target
+    from tfaclgan.layers import norm, padding, picture, strided, target
 
     def of(*sides: int) -> tuple[int, ...]:
         """A shape; small sides (taps, a picture's channels) stay."""
@@ -118,13 +118,23 @@ def forms(batch: int, shrink: int) -> Iterator[Form]:
                 ((batch, large[1] + 6, large[2] + 6, inputs), kernel),
             )
 
+    for inputs, outputs, side in ((3, 64, 256), (64, 128, 256), (128, 256, 128)):
+        channels, filters = (*of(inputs), *of(outputs))
+        for name, device in (("plain", "cpu"), ("blocks of 2x2", "tpu")):
+            yield Form(
+                f"halving convolution, 4x4, {channels} to {filters} channels at {of(side)[0]} px",
+                name,
+                built_for(device, strided.halving_convolution),
+                ((batch, of(side)[0] + 2, of(side)[0] + 2, channels), (4, 4, channels, filters)),
+            )
+
     width = of(64)[0]
     shapes = ((batch, *of(256, 256), 3), (7, 7, 3, width), (4, 4, width, 2 * width))
     shapes += ((5, 5, 2 * width, width), (7, 7, width, 3))
     for name, border, columns in (
         ("jnp.pad, plain last convolution", by_library, 1),
         ("concatenations, plain last convolution", concatenated, 1),
-        ("concatenations, last convolution by 2 columns", concatenated, 2),
+        ("concatenations, last convolution by 8 columns", concatenated, 8),
     ):
         yield Form(f"small generator, {large[1]} px", name, small_generator(border, columns), shapes)
 
@@ -193,7 +203,7 @@ def _milliseconds(function: Callable[..., Any], arguments: tuple) -> float:
 
 
 def on_chip(name: str) -> Callable[[Form], tuple[float, float, float]]:
-    """Of a form with its gradient: the compiler's estimate of cycles in millions, traffic and temporaries in GB."""
+    """Of a form with its gradient: what its products are expected to take and what the rest, and all memory traffic."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
@@ -213,7 +223,8 @@ def on_chip(name: str) -> Callable[[Form], tuple[float, float, float]]:
         with target.compiling_for("tpu"):
             lowered = jax.jit(with_gradient(form.function)).lower(arrays, upstream)
         compiled = tpu_compiler.compile_lowered(lowered, chip)
-        return sum(compiled.cycles.values()) / 1e6, compiled.traffic_bytes / 1e9, compiled.temporary_bytes / 1e9
+        products, rest = compiled.expected(chip)
+        return 1e3 * products, 1e3 * rest, compiled.traffic_bytes / 1e9
 
     return figures
 

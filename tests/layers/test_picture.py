@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tfaclgan.layers import target
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D, grouped_convolution
 
 RANDOM = np.random.RandomState(0)
@@ -53,3 +54,14 @@ def test_the_layer_has_the_weights_of_conv2d(kind):
     ours.bias.assign([1.0, 2.0, 3.0])
     theirs.set_weights(ours.get_weights())
     np.testing.assert_allclose(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [HeadConv2D, StemConv2D])
+def test_eight_columns_are_one_on_a_tpu(kind):
+    images = RANDOM.normal(size=(2, 12, 22, 3)).astype("float32")
+    layer = kind(4, 7)
+    expected = layer(images)
+    with target.compiling_for("tpu"):
+        graph = tf.function(layer).get_concrete_function(images).graph
+        np.testing.assert_allclose(layer(images), expected, rtol=1e-5, atol=1e-5)
+    assert [op.inputs[0].shape[-1] for op in graph.get_operations() if op.type == "Conv2D"] == [24]

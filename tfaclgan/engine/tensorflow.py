@@ -21,6 +21,7 @@ from tfaclgan.data.device_augment import DeviceAugmentation
 from tfaclgan.engine import base, trace
 from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_variables
 from tfaclgan.engine.strategy import make as make_hardware  # noqa: F401 (what `engine.current()` is asked for)
+from tfaclgan.layers import target
 from tfaclgan.methods.base import ImageShape, Method, Phase, Recipe
 from tfaclgan.training.optimizers import CoupledAdam
 
@@ -458,6 +459,7 @@ class Engine(base.Engine):
         """A phase's (report row, gradients, new memory, tensors for later phases), on one replica."""
         variables = self._variables(phase)
 
+        @self._on_its_device
         def compute(
             batch: dict[str, tf.Tensor],
             step: tf.Tensor,
@@ -484,6 +486,10 @@ class Engine(base.Engine):
                 return compute(*arguments)
 
         return tf.function(named, jit_compile=True)
+
+    def _on_its_device(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """On a TPU some layers are computed in another way, which they have to know when `function` is traced."""
+        return target.compiling_for("tpu")(function) if self._is_tpu else function
 
     def _apply(
         self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None], memory: dict[str, tf.Tensor]

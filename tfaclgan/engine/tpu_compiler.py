@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from tfaclgan.engine import base, hlo_work, tpu_program
 from tfaclgan.errors import UserError
+from tfaclgan.layers import target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +177,8 @@ def _lowered(engine: Any, offset: int, stage: str) -> Any:
         return report
 
     arguments = list(batch.values())
-    graph = iteration.get_concrete_function(*arguments).graph.as_graph_def()
+    with target.compiling_for("tpu"):
+        graph = iteration.get_concrete_function(*arguments).graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     for node in nodes:
         if node.op in WITHOUT_TPU_KERNEL:

@@ -42,10 +42,10 @@ def reflect_pad(images: Tensor, padding: int | tuple[int, int], axes: tuple[int,
     before, after = _pair(padding)
     if target.on_jax_gpu():
         return _gathered(images, before, after, axes, 1)
-    if keras.backend.backend() == "jax":
-        # The gradient of JAX's own goes over the whole map once for each side.
+    if keras.backend.backend() == "jax" or target.on_tpu():
+        # JAX's own gradient passes over the map once for each side; of TensorFlow's op XLA reverses whole maps.
         for axis in axes:
-            images = _mirrored(images, before, after, axis)
+            images = _mirrored(images, before, after, axis, 1)
         return images
     return ops.pad(images, _around(before, after, axes), mode="reflect")
 
@@ -54,6 +54,10 @@ def edge_pad(images: Tensor, padding: int, axes: tuple[int, ...] = (ROWS, COLUMN
     """Mirrors `padding` pixels on both sides of some axes, the edge included (NumPy's "symmetric")."""
     if target.on_jax_gpu():
         return _gathered(images, padding, padding, axes, 0)
+    if target.on_tpu():
+        for axis in axes:
+            images = _mirrored(images, padding, padding, axis, 0)
+        return images
     return ops.pad(images, _around(padding, padding, axes), mode="symmetric")
 
 
@@ -71,10 +75,10 @@ def _around(before: int, after: int, axes: tuple[int, ...]) -> tuple[tuple[int, 
     return tuple((before, after) if axis in axes else (0, 0) for axis in range(4))
 
 
-def _mirrored(images: Tensor, before: int, after: int, axis: int) -> Tensor:
-    """Mirrors `before` and `after` rows or columns."""
-    side = images.shape[axis]
-    first, last = _slice(images, 1, before + 1, axis), _slice(images, side - 1 - after, side - 1, axis)
+def _mirrored(images: Tensor, before: int, after: int, axis: int, skipped: int) -> Tensor:
+    """Mirrors `before` and `after` rows or columns; the edge itself is not repeated if `skipped` is 1, is if 0."""
+    end = images.shape[axis] - skipped
+    first, last = _slice(images, skipped, before + skipped, axis), _slice(images, end - after, end, axis)
     return ops.concatenate([ops.flip(first, axis), images, ops.flip(last, axis)], axis=axis)
 
 

@@ -10,27 +10,30 @@ from tfaclgan.layers import target
 from tfaclgan.layers.precision import is_half
 
 Tensor = Any
-# Columns that are computed as one. By compiler's estimate for TPUs, and measured on CPUs and an H200 (docs/engines.md).
+# Columns that are computed as one: measured on CPUs and an H200 (docs/engines.md), by the TPU compiler's estimate.
 _HEAD = 2
-_ON_TENSOR_CORES = 8
+_ON_MATRIX_UNITS = 8
 
 
 class HeadConv2D(layers.Conv2D):
     """Keras' Conv2D with stride 1 and padding "valid", for few filters; computed by `grouped_convolution`."""
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        return grouped_convolution(inputs, kernel, _ON_TENSOR_CORES if _for_tensor_cores(inputs) else _HEAD)
+        return grouped_convolution(inputs, kernel, _ON_MATRIX_UNITS if _for_matrix_units(inputs) else _HEAD)
 
 
 class StemConv2D(layers.Conv2D):
-    """Keras' Conv2D with stride 1 and padding "valid", for few input channels; by `grouped_convolution` on a GPU."""
+    """Keras' Conv2D with stride 1 and padding "valid", for few input channels.
+
+    Computed by `grouped_convolution` on a TPU and, with JAX in half precision, on a GPU.
+    """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        return grouped_convolution(inputs, kernel, _ON_TENSOR_CORES if _for_tensor_cores(inputs) else 1)
+        return grouped_convolution(inputs, kernel, _ON_MATRIX_UNITS if _for_matrix_units(inputs) else 1)
 
 
-def _for_tensor_cores(images: Tensor) -> bool:
-    return target.on_jax_gpu() and is_half(images)
+def _for_matrix_units(images: Tensor) -> bool:
+    return target.on_tpu() or (target.on_jax_gpu() and is_half(images))
 
 
 def grouped_convolution(images: Tensor, kernel: Tensor, together: int) -> Tensor:
