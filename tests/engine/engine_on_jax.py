@@ -339,7 +339,7 @@ def test_losses_have_no_slope_where_nothing_differs():
         assert np.asarray(jax.grad(term)(jax.numpy.asarray(IMAGES[:2] / 255.0))).any()
 
 
-@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(
     "padding, axes, mode",
     [
