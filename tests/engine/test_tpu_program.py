@@ -83,5 +83,6 @@ def test_what_goes_to_and_from_memory():
         KIB + KIB,  # of two results one goes to memory
         KIB / 8 + KIB / 8,  # a row, written into what is there
     ])  # fmt: skip
+    assert [operation.beside for operation in found] == [True, True, False, False, False, False]
     assert [operation.product for operation in found] == [False, False, False, True, False, False]
     assert [operation.layer for operation in found if operation.cycles] == ["g/p"]

@@ -84,7 +84,7 @@ class Compiled:
     cycles: {layer: the compiler's estimate}, most first. Good for comparing layers; elementwise operations are put
         too high (an addition of two large arrays at three to four times what memory allows).
     product_cycles: the same for all operations with a convolution or matrix product in them.
-    other_bytes: memory traffic of all others.
+    other_bytes: memory traffic of all others, without copies that run beside them.
     """
 
     fits: bool
@@ -108,9 +108,9 @@ class Compiled:
         return self.flops / chip.flops, self.traffic_bytes / chip.bandwidth
 
     def expected(self, chip: Chip) -> tuple[float, float]:
-        """Seconds of convolutions and matrix products as the compiler estimates them, and of all else at memory's rate.
+        """Seconds of convolutions and products as the compiler estimates them, and of the rest at memory's rate.
 
-        The one comes after the other. A program can be faster only if a product is, or where memory is read ahead.
+        A core does one after the other.
         """
         return self.product_cycles / chip.cycle_rate, self.other_bytes / chip.bandwidth
 
@@ -282,7 +282,7 @@ def _read(executable: Any, seconds: float, chip: Chip) -> Compiled:
         *all_reduces(text),
         tpu_program.cycles(done),
         sum(operation.cycles for operation in done if operation.product),
-        sum(operation.memory_bytes for operation in done if not operation.product),
+        sum(operation.memory_bytes for operation in done if not operation.product and not operation.beside),
     )
 
 

@@ -28,6 +28,7 @@ _FREE = frozenset({
     "all-reduce-done", "while", "after-all", "opt-barrier",
 })  # fmt: skip
 _FREE_CALLS = ('custom_call_target="AllocateBuffer"', 'custom_call_target="ConcatBitcast"')
+_BESIDE = ("copy-start", "slice-start")
 _SLICES = ("slice", "dynamic-slice")
 _PRODUCTS = ("convolution", "dot")
 
@@ -39,12 +40,14 @@ class Operation(NamedTuple):
     product: whether a convolution or matrix product is in it.
     cycles: the compiler's estimate; 0 if there is none.
     memory_bytes: read from and written to the chip's memory.
+    beside: whether it runs beside others: a copy to or from vector memory that ends when it is needed.
     """
 
     layer: str
     product: bool
     cycles: float
     memory_bytes: float
+    beside: bool
 
 
 class _Instruction(NamedTuple):
@@ -110,6 +113,7 @@ def _operation(
         instruction.kind in _PRODUCTS or any(part.kind in _PRODUCTS for part in inner),
         turns * known,
         turns * _memory_bytes(instruction, types, computations),
+        instruction.kind in _BESIDE,
     )
 
 
@@ -121,7 +125,7 @@ def _called(instruction: _Instruction, computations: dict[str, list[_Instruction
 def _memory_bytes(
     instruction: _Instruction, types: dict[str, str], computations: dict[str, list[_Instruction]]
 ) -> float:
-    if instruction.kind in ("copy-start", "slice-start"):  # its type has source and destination, one larger than moved
+    if instruction.kind in _BESIDE:  # its type has source and destination, one larger than moved
         ends = list(_ARRAY.finditer(instruction.type))[:2]
         return float(min(map(_size, ends)) * sum(_in_memory(end) for end in ends))
     inner = _called(instruction, computations)
