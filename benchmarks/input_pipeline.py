@@ -8,6 +8,10 @@ Pillow in one process (decode, then one operation after the other, as the origin
 Two more sides are `--augment_on=device`: what the host does then (read, decode, resize, draw), and the device's part,
 compiled by XLA for the first device there is (the CPU, unless CUDA_VISIBLE_DEVICES is set), on a batch that is there
 already. Prints medians over the rounds, with the spread.
+
+    python benchmarks/input_pipeline.py --chip=v5e --batch=8 [--augment=flip,crop --load_size=286]
+
+asks the TPU's compiler instead (extra tpu_check, no TPU needed) what the device's part costs on a core of that chip.
 """
 
 from __future__ import annotations
@@ -44,8 +48,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="pairs per batch (4)")
     parser.add_argument("--augment", default="council", help="spec of the augmentation (council)")
     parser.add_argument("--parallel_calls", type=int, default=0, help="threads; 0: tf.data decides (0)")
+    parser.add_argument("--load_size", type=int, default=0, help="side before the crop; 0: --size (0)")
+    parser.add_argument("--chip", choices=("v4", "v5e", "v5p", "v6e"), help="ask this TPU's compiler; nothing is timed")
     parser.add_argument("--rate", type=float, help="images of each domain a second to feed; none (default): not asked")
     arguments = parser.parse_args()
+    if arguments.chip:
+        print(on_chip(arguments))
+        return
     encoded = photographs(arguments.size)
     augmentation = augment.parse(arguments.augment)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +62,7 @@ def main() -> None:
         options = pipeline.PipelineOptions(
             height=arguments.size,
             width=arguments.size,
-            load_size=arguments.size,
+            load_size=arguments.load_size or arguments.size,
             augment=arguments.augment,
             parallel_calls=arguments.parallel_calls,
         )
@@ -142,6 +151,27 @@ def device_side(
         return batches * 2 * arguments.batch, time.perf_counter() - started[0], time.process_time() - started[1]
 
     return round_of
+
+
+def on_chip(arguments: argparse.Namespace) -> str:
+    """What the device's part costs on a TPU, from the TPU's compiler."""
+    from tfaclgan.data import device_augment
+    from tfaclgan.engine import tpu_compiler
+
+    chip = tpu_compiler.CHIPS[arguments.chip]
+    tpu_compiler.prepare(chip)
+    side, before = arguments.size, arguments.load_size or arguments.size
+    augmentation = device_augment.make(arguments.augment, side, side, before, 3, {"a": None, "b": None})
+    batch = augmentation.example(arguments.batch)
+    apply = tf.function(lambda *values: augmentation.apply(dict(zip(batch, values, strict=True))), jit_compile=True)
+    lowered = apply.experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized")
+    found = tpu_compiler.compile_hlo(lowered, chip)
+    least, estimate = found.traffic_bytes / chip.bandwidth, sum(found.cycles.values()) / chip.cycle_rate
+    return (
+        f"--augment={arguments.augment}, {before} to {side} px, {arguments.batch} pictures of each domain on a core of "
+        f"{arguments.chip}: {found.traffic_bytes / 1e9:.2f} GB to and from memory, at least {1e3 * least:.2f} ms; "
+        f"{1e3 * estimate:.2f} ms by the compiler's estimate; {found.temporary_bytes / 2**30:.2f} GiB of temporaries"
+    )
 
 
 # -- the same in Pillow -----------------------------------------------------------------------
