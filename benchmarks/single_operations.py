@@ -118,48 +118,22 @@ def forms(batch: int, shrink: int) -> Iterator[Form]:
                 ((batch, large[1] + 6, large[2] + 6, inputs), kernel),
             )
 
+    def encoded(images: Any, kernel: Any) -> Any:
+        return strided.halving_convolution(concatenated(activated(own_norm)(images), 1), kernel)
+
+    def judged(images: Any, kernel: Any) -> Any:
+        return strided.halving_convolution(concatenated(images, 1), kernel)
+
     for inputs, outputs, side in ((3, 64, 256), (64, 128, 256), (128, 256, 128)):
         channels, filters = (*of(inputs), *of(outputs))
         for name, device in (("plain", "cpu"), ("blocks of 2x2", "tpu")):
+            before, function = ("border", judged) if inputs == 3 else ("norm, ReLU, border", encoded)
             yield Form(
-                f"halving convolution, 4x4, {channels} to {filters} channels at {of(side)[0]} px",
+                f"{before} and 4x4 convolution of stride 2, {channels} to {filters} channels at {of(side)[0]} px",
                 name,
-                built_for(device, strided.halving_convolution),
-                ((batch, of(side)[0] + 2, of(side)[0] + 2, channels), (4, 4, channels, filters)),
+                built_for(device, function),
+                ((batch, *of(side, side), channels), (4, 4, channels, filters)),
             )
-
-    width = of(64)[0]
-    shapes = ((batch, *of(256, 256), 3), (7, 7, 3, width), (4, 4, width, 2 * width))
-    shapes += ((5, 5, 2 * width, width), (7, 7, width, 3))
-    for name, border, columns in (
-        ("jnp.pad, plain last convolution", by_library, 1),
-        ("concatenations, plain last convolution", concatenated, 1),
-        ("concatenations, last convolution by 8 columns", concatenated, 8),
-    ):
-        yield Form(f"small generator, {large[1]} px", name, small_generator(border, columns), shapes)
-
-
-def small_generator(border: Callable[[Any, int], Any], columns: int) -> Callable[..., Any]:
-    """A first convolution, a halving, a doubling and a last convolution, with norms, as a function of its kernels."""
-    import jax.numpy as jnp
-    from jax import lax, nn
-
-    from tfaclgan.layers import norm, picture, resampling
-
-    def convolution(images: Any, kernel: Any, stride: int = 1) -> Any:
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(images, kernel, (stride, stride), "VALID", dimension_numbers=dimensions)
-
-    def block(images: Any) -> Any:
-        return nn.relu(norm.instance_norm(images)).astype(images.dtype)
-
-    def generator(images: Any, stem: Any, down: Any, up: Any, head: Any) -> Any:
-        maps = block(convolution(border(images, 3), stem))
-        maps = block(convolution(border(maps, 1), down, 2))
-        maps = block(resampling.upsample_convolution(maps, up.astype(jnp.float32)))
-        return jnp.tanh(picture.grouped_convolution(border(maps, 3), head, columns))
-
-    return generator
 
 
 def with_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
