@@ -7,6 +7,7 @@ anything else is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,13 @@ class UserError(Exception):
     """A problem the user can mend; its text is one line: what, why, what to do."""
 
     exit_code = EXIT_USER_ERROR
+
+
+class LostHostError(UserError):
+    """Another host of the run has gone. The process ends without waiting for it once more.
+
+    What libraries do at a process's end would: JAX meets all hosts there, and aborts after a hundred seconds.
+    """
 
 
 def one_line(error: BaseException) -> str:
@@ -38,6 +46,10 @@ def run_command(command: Callable[[], int | None], program: str) -> int:
         return command() or EXIT_OK
     except UserError as error:
         print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        if isinstance(error, LostHostError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

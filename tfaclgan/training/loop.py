@@ -23,7 +23,7 @@ from tfaclgan.data import files, pipeline, reading, remote
 from tfaclgan.data.files import printable
 from tfaclgan.data.records import Manifest
 from tfaclgan.engine.base import MOST_SKIPPED, Engine, Hardware, Report, build_networks
-from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, UserError
+from tfaclgan.errors import EXIT_NON_FINITE, EXIT_OK, EXIT_PREEMPTED, LostHostError, UserError
 from tfaclgan.methods.base import Recipe
 from tfaclgan.training import bundle, checkpoint, projector, rundir, samples
 from tfaclgan.training.mirror import Mirror, NoMirror, working_copy
@@ -124,7 +124,7 @@ def _other_hosts_named(hardware: Hardware) -> Iterator[None]:
     except Exception as error:
         if hardware.hosts == 1 or not hardware.means_a_lost_host(error):
             raise
-        raise UserError(
+        raise LostHostError(
             f"host {hardware.host}: another host no longer answers; see what it printed, then start all hosts again: "
             "training goes on from the last checkpoint"
         ) from error
