@@ -48,11 +48,11 @@ PROGRAM = """
 }
 
 ENTRY %main (a: bf16[8,64], b: bf16[64,64], v: bf16[1,64]) -> bf16[8,64] {
-  %a = bf16[8,64]{1,0:T(8,128)(2,1)} parameter(0)
-  %b = bf16[64,64]{1,0:T(8,128)(2,1)} parameter(1)
-  %v = bf16[1,64]{1,0:T(8,128)(2,1)} parameter(2)
-  %near = (bf16[8,64]{1,0:T(8,128)S(1)}, bf16[8,64]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
-  %there = bf16[8,64]{1,0:T(8,128)S(1)} copy-done(%near)
+  %a = bf16[8,64]{1,0} parameter(0)
+  %b = bf16[64,64]{1,0} parameter(1)
+  %v = bf16[1,64]{1,0} parameter(2)
+  %near = (bf16[8,64]{1,0:S(1)}, bf16[8,64]{1,0}, u32[]{:S(2)}) copy-start(%a)
+  %there = bf16[8,64]{1,0:S(1)} copy-done(%near)
   %part = ((bf16[8,64]{1,0}), bf16[2,64]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:64]}
   %mixed = bf16[2,64]{1,0} fusion(%a, %there), kind=kLoop, calls=%sliced, metadata={op_name="g/mixed"}
   %p = bf16[8,64]{1,0} fusion(%there, %b), calls=%product, metadata={op_name="g/p"}, config={"estimated_cycles":"70"}
@@ -71,6 +71,23 @@ def test_the_compiler_s_cycles_are_added_up_by_layer():
         ("unnamed", 9),
     ]
     assert tpu_program.operations("") == []
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        ("bf16[8,64]{1,0}", 2 * 8 * 64),
+        ("f32[6,64]{1,0:T(8,128)}", 4 * 8 * 128),
+        ("bf16[8,30,30,3]{3,0,2,1:T(8,128)(2,1)}", 2 * 30 * 30 * 8 * 128),
+        ("bf16[8,30,30,3]{0,3,2,1:T(4,128)(2,1)}", 2 * 30 * 30 * 4 * 128),
+        ("f32[5]{0:T(128)}", 4 * 128),
+        ("f32[]{:T(128)}", 4),
+        ("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}", 0),
+        ("(f32[8,128]{1,0:T(8,128)}, pred[8,128]{1,0:T(8,128)(4,1)}, u32[]{:S(2)})", 5 * 8 * 128),
+    ],
+)
+def test_arrays_take_whole_tiles(array, expected):
+    assert tpu_program.array_bytes(array) == expected
 
 
 def test_what_goes_to_and_from_memory():

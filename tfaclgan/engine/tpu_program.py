@@ -1,7 +1,8 @@
 """What a program compiled for a TPU does, operation by operation, read from its optimised HLO text.
 
 The compiler's own count of bytes ("bytes accessed") is no measure of memory traffic: it holds what stays in the core's
-vector memory (memory space 1), which is most of it, and whole arrays where a slice is read.
+vector memory (memory space 1), which is most of it, and whole arrays where a slice is read, but not what fills up arrays
+to whole tiles.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)\)?|\S+) ([\w-]+)\((.*)$")
 _ARRAY = re.compile(r"(pred|bf16|[suf]\d+)\[([\d,]*)\](\{[^}]*\})?")
+_LAYOUT = re.compile(r"\{([\d,]+):T\(([\d,]+)\)")
 _NAME = re.compile(r"%([\w.-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _LAYER = re.compile(r'op_name="([^"]*)"')
@@ -155,8 +157,19 @@ def _sizes(type_text: str) -> int:
 
 
 def _size(array: re.Match) -> int:
+    """Bytes of an array as it lies in memory: its innermost dimensions are filled up to whole tiles.
+
+    A picture's three channels can take the place of 128: the layout {3,0,2,1:T(8,128)} names dimensions from the
+    innermost on, and tiles of 8 x 128 of the two innermost.
+    """
     width = _WIDTHS.get(array[1]) or max(1, int(array[1][1:]) // 8)
-    return width * math.prod(int(side) for side in array[2].split(",") if side)
+    sides = [int(side) for side in array[2].split(",") if side]
+    layout = _LAYOUT.match(array[3] or "")
+    if layout and sides:
+        order, tile = ([int(number) for number in part.split(",")] for part in layout.groups())
+        for dimension, unit in zip(order, reversed(tile)):  # rank 1 has tiles of rank 1
+            sides[dimension] = -(-sides[dimension] // unit) * unit
+    return width * math.prod(sides)
 
 
 def _in_memory(array: re.Match) -> bool:
