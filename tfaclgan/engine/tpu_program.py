@@ -1,8 +1,8 @@
 """What a program compiled for a TPU does, operation by operation, read from its optimised HLO text.
 
 The compiler's own count of bytes ("bytes accessed") is no measure of memory traffic: it holds what stays in the core's
-vector memory (memory space 1), which is most of it, and whole arrays where a slice is read, but not what fills up arrays
-to whole tiles.
+vector memory (memory space 1), which is most of it, and whole arrays where a slice is read, and not what fills up an
+array to whole tiles.
 """
 
 from __future__ import annotations
