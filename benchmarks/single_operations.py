@@ -70,7 +70,7 @@ def forms(batch: int, shrink: int) -> Iterator[Form]:
     import jax.numpy as jnp
     from jax import nn
 
-    from tfaclgan.layers import norm, padding, picture, strided, target
+    from tfaclgan.layers import norm, padding, picture, target
 
     def of(*sides: int) -> tuple[int, ...]:
         """A shape; small sides (taps, a picture's channels) stay."""
@@ -116,23 +116,6 @@ def forms(batch: int, shrink: int) -> Iterator[Form]:
                 f"{columns} columns as one" if columns > 1 else "plain",
                 lambda x, k, n=columns: picture.grouped_convolution(x, k, n),
                 ((batch, large[1] + 6, large[2] + 6, inputs), kernel),
-            )
-
-    def encoded(images: Any, kernel: Any) -> Any:
-        return strided.halving_convolution(concatenated(activated(own_norm)(images), 1), kernel)
-
-    def judged(images: Any, kernel: Any) -> Any:
-        return strided.halving_convolution(concatenated(images, 1), kernel)
-
-    for inputs, outputs, side in ((3, 64, 256), (64, 128, 256), (128, 256, 128)):
-        channels, filters = (*of(inputs), *of(outputs))
-        for name, device in (("plain", "cpu"), ("blocks of 2x2", "tpu")):
-            before, function = ("border", judged) if inputs == 3 else ("norm, ReLU, border", encoded)
-            yield Form(
-                f"{before} and 4x4 convolution of stride 2, {channels} to {filters} channels at {of(side)[0]} px",
-                name,
-                built_for(device, function),
-                ((batch, *of(side, side), channels), (4, 4, channels, filters)),
             )
 
 

@@ -21,8 +21,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfaclgan.layers.strided import halving_convolution
-
 Tensor = Any
 FLOOR = 1e-12  # of the lengths that are divided by, as in PyTorch
 
@@ -157,8 +155,6 @@ class SpectralConv2D(_SpectralLayer):
 
     def call(self, images: Tensor) -> Tensor:
         kernel = ops.cast(ops.convert_to_tensor(self.kernel), images.dtype)
-        if self.strides == 2:
-            return self._finished(halving_convolution(images, kernel))
         result = ops.conv(images, kernel, strides=self.strides, padding="valid")
         return self._finished(result)
 

@@ -13,7 +13,6 @@ from keras import layers
 
 from tfaclgan.layers.norm import InstanceNorm
 from tfaclgan.layers.padding import ReflectPad2D
-from tfaclgan.layers.strided import StridedConv2D
 
 Tensor = Any
 
@@ -36,13 +35,13 @@ def convolution(
     reflect: bool = False,
     kernel_initializer: Any = None,
     dtype: str | None = None,
-    layer: type = StridedConv2D,
+    layer: type = layers.Conv2D,
 ) -> Tensor:
     """Pads `padding` pixels on all four sides (zeros, or mirrored), then convolves; with bias.
 
     [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., filters]; weights `LABEL_conv`.
     kernel_initializer: `small_normal` if not given.
-    layer: `StridedConv2D`, or what computes the same in another way.
+    layer: `Conv2D`, or what computes the same in another way.
     """
     if padding:
         pad = ReflectPad2D if reflect else layers.ZeroPadding2D

@@ -31,7 +31,6 @@ from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype
 from tfaclgan.layers.resampling import CountedAveragePool, UpsampleConv2D
-from tfaclgan.layers.strided import StridedConv2D
 from tfaclgan.networks.munit_sizes import STYLE_DOWNSAMPLES
 
 Tensor = Any
@@ -176,7 +175,7 @@ def discriminator(
             for i in range(layers_per_scale):
                 label = f"scale{scale}_{i}"
                 x = ReflectPad2D(1, name=f"{label}_pad")(x)
-                x = StridedConv2D(
+                x = layers.Conv2D(
                     width * 2**i, 4, strides=2, kernel_initializer=_discriminator_kernel(initial), name=f"{label}_conv"
                 )(x)
                 x = LeakyReLU(LEAKY_SLOPE, name=f"{label}_activation")(x)
@@ -292,7 +291,7 @@ def _block(
     *,
     normalise: bool = False,
     activate: bool = True,
-    layer: type = StridedConv2D,
+    layer: type = layers.Conv2D,
 ) -> Tensor:
     x = _convolution(x, filters, kernel, stride, padding, label, layer)
     if normalise:
@@ -303,7 +302,7 @@ def _block(
 
 
 def _convolution(
-    x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str, layer: type = StridedConv2D
+    x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str, layer: type = layers.Conv2D
 ) -> Tensor:
     x = ReflectPad2D(padding, name=f"{label}_pad")(x)
     return layer(filters, kernel, strides=stride, kernel_initializer=_generator_kernel(), name=f"{label}_conv")(x)

@@ -27,7 +27,6 @@ from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype, full_precision
 from tfaclgan.layers.resampling import SmallUpsampleConv2D, area_pool
-from tfaclgan.layers.strided import StridedConv2D
 from tfaclgan.layers.weights import SpectralConv2D, pytorch_initializers
 from tfaclgan.networks.ugatit_sizes import DOWNSAMPLES, fillers
 
@@ -331,7 +330,7 @@ class _Maker:
         padding: int | tuple[int, int],
         stride: int = 1,
         use_bias: bool,
-        layer: type = StridedConv2D,
+        layer: type = layers.Conv2D,
     ) -> Tensor:
         kernel, bias = self.start(x.shape[-1] * side * side)
         x = ReflectPad2D(padding, name=f"{label}_pad")(x) if padding else x
@@ -395,7 +394,7 @@ def _encoder(make: _Maker, channels: int, width: int, blocks: int, use_bias: boo
     with keras.name_scope("encoder"):
         x = inputs
         for label, filters, side, stride, padding in plan:
-            layer = StemConv2D if label == "stem" else StridedConv2D
+            layer = StemConv2D if label == "stem" else layers.Conv2D
             x = make.convolution(
                 x, filters, side, label, padding=padding, stride=stride, use_bias=use_bias, layer=layer
             )
