@@ -18,6 +18,7 @@ from tfaclgan.engine.base import build_networks
 from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.engine.tpu_compiler import WITHOUT_TPU_KERNEL
 from tfaclgan.inference.translator import Translator
+from tfaclgan.layers import target
 from tfaclgan.methods import base
 from tfaclgan.training import checkpoint, rundir
 from tfaclgan.training.watch import Watch
@@ -107,8 +108,10 @@ def test_two_replicas_train_as_one_does(method, plain):
 
 
 def test_compiles_under_xla_and_agrees(method, plain):
+    """With its layers computed as on a TPU, which XLA has to take too."""
     compiled = engine(method, xla="on")
-    actual = compiled.train(batches(compiled), compiled.period).scalars
+    with target.compiling_for("tpu"):
+        actual = compiled.train(batches(compiled), compiled.period).scalars
     for name, value in plain.reports[0].scalars.items():
         assert actual[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
 
