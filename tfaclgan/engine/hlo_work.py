@@ -13,6 +13,7 @@ _DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]")
 _OPERATION = re.compile(r"= \w+\[([\d,]*)\]\S* (convolution|dot)\((.*?)\)(?:, (.*))?$")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window={([^}]*)}")
+_WIDTHS = {"pred": 1, "bf16": 2}
 _CONTRACTED = re.compile(r"lhs_contracting_dims={([\d,]*)}")
 
 
@@ -42,7 +43,7 @@ class Product(NamedTuple):
         An estimate: a compiler may lay other dimensions on the unit.
         """
         first, second = self.sides or (self.inputs, self.outputs)
-        return self.flops * _round_up(first, lanes) * _round_up(second, lanes) / (first * second)
+        return self.flops * round_up(first, lanes) * round_up(second, lanes) / (first * second)
 
 
 def products(hlo_text: str) -> list[Product]:
@@ -55,11 +56,11 @@ def products(hlo_text: str) -> list[Product]:
     for line in hlo_text.splitlines():
         defined = _DEFINITION.match(line)
         if defined:
-            shapes[defined[1]] = _sides(defined[2])
+            shapes[defined[1]] = sides_of(defined[2])
         operation = _OPERATION.search(line)
         if not operation:
             continue
-        output, kind, operands, attributes = _sides(operation[1]), operation[2], operation[3], operation[4] or ""
+        output, kind, operands, attributes = sides_of(operation[1]), operation[2], operation[3], operation[4] or ""
         left_and_right = _operands(operands, shapes)
         if left_and_right is None:
             continue
@@ -73,14 +74,15 @@ def flops(hlo_text: str) -> float:
     return sum(product.flops for product in products(hlo_text))
 
 
-def _sides(text: str) -> list[int]:
+def sides_of(text: str) -> list[int]:
+    """Of an array, from the text between its brackets."""
     return [int(side) for side in text.split(",") if side]
 
 
 def _operands(text: str, shapes: dict[str, list[int]]) -> tuple[list[int], list[int]] | None:
     inline = _SHAPE.findall(text)
     if len(inline) > 1:
-        return _sides(inline[0]), _sides(inline[1])
+        return sides_of(inline[0]), sides_of(inline[1])
     named = [_OPERAND.search(part.strip()) for part in text.split(", ")]
     known = [shapes.get(name[1]) for name in named[:2] if name]
     return (known[0], known[1]) if len(known) == 2 and None not in known else None
@@ -120,5 +122,11 @@ def _dot(left: list[int], right: list[int], output: list[int], attributes: str) 
     return Product(math.prod(output) / outputs, inputs, outputs)
 
 
-def _round_up(value: int, multiple: int) -> int:
+def element_bytes(kind: str) -> int:
+    """Of an array's element, by its type in HLO: 2 for "bf16"."""
+    return _WIDTHS.get(kind) or int(kind[1:]) // 8
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple that is not smaller."""
     return -(-value // multiple) * multiple

@@ -318,8 +318,7 @@ def all_reduces(hlo_text: str) -> tuple[int, float]:
         if found:
             count += 1
             for kind, sides in _TYPED.findall(found[1]):
-                width = {"pred": 1, "bf16": 2}.get(kind) or int(kind[1:]) // 8
-                size += width * math.prod(int(side) for side in sides.split(",") if side)
+                size += hlo_work.element_bytes(kind) * math.prod(hlo_work.sides_of(sides))
     return count, size
 
 

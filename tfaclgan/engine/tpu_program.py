@@ -11,6 +11,8 @@ import math
 import re
 from typing import NamedTuple
 
+from tfaclgan.engine.hlo_work import element_bytes, round_up, sides_of
+
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)\)?|\S+) ([\w-]+)\((.*)$")
 _ARRAY = re.compile(r"(pred|bf16|[suf]\d+)\[([\d,]*)\](\{[^}]*\})?")
@@ -23,7 +25,6 @@ _CALLED = re.compile(r"calls=%?([\w.-]+)")
 _PARAMETER = re.compile(r"^(\d+)\)")
 _TURNS = re.compile(r'"known_trip_count":{"n":"(\d+)"')
 _NO_ESTIMATE = 10**12  # larger ones stand for "not known"
-_WIDTHS = {"pred": 1, "bf16": 2}
 # They move nothing: names for arrays, and the ends of copies that are counted where they start.
 _FREE = frozenset({
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "copy-done", "slice-done", "async-done",
@@ -162,14 +163,13 @@ def _size(array: re.Match) -> int:
     A picture's three channels can take the place of 128: the layout {3,0,2,1:T(8,128)} names dimensions from the
     innermost on, and tiles of 8 x 128 of the two innermost.
     """
-    width = _WIDTHS.get(array[1]) or max(1, int(array[1][1:]) // 8)
-    sides = [int(side) for side in array[2].split(",") if side]
+    sides = sides_of(array[2])
     layout = _LAYOUT.match(array[3] or "")
     if layout and sides:
-        order, tile = ([int(number) for number in part.split(",")] for part in layout.groups())
+        order, tile = map(sides_of, layout.groups())
         for dimension, unit in zip(order, reversed(tile)):  # rank 1 has tiles of rank 1
-            sides[dimension] = -(-sides[dimension] // unit) * unit
-    return width * math.prod(sides)
+            sides[dimension] = round_up(sides[dimension], unit)
+    return max(1, element_bytes(array[1])) * math.prod(sides)
 
 
 def _in_memory(array: re.Match) -> bool:

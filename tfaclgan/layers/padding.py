@@ -44,9 +44,7 @@ def reflect_pad(images: Tensor, padding: int | tuple[int, int], axes: tuple[int,
         return _gathered(images, before, after, axes, 1)
     if keras.backend.backend() == "jax" or target.on_tpu():
         # JAX's own gradient passes over the map once for each side; of TensorFlow's op XLA reverses whole maps.
-        for axis in axes:
-            images = _mirrored(images, before, after, axis, 1)
-        return images
+        return _mirrored(images, before, after, axes, 1)
     return ops.pad(images, _around(before, after, axes), mode="reflect")
 
 
@@ -55,9 +53,7 @@ def edge_pad(images: Tensor, padding: int, axes: tuple[int, ...] = (ROWS, COLUMN
     if target.on_jax_gpu():
         return _gathered(images, padding, padding, axes, 0)
     if target.on_tpu():
-        for axis in axes:
-            images = _mirrored(images, padding, padding, axis, 0)
-        return images
+        return _mirrored(images, padding, padding, axes, 0)
     return ops.pad(images, _around(padding, padding, axes), mode="symmetric")
 
 
@@ -75,11 +71,13 @@ def _around(before: int, after: int, axes: tuple[int, ...]) -> tuple[tuple[int, 
     return tuple((before, after) if axis in axes else (0, 0) for axis in range(4))
 
 
-def _mirrored(images: Tensor, before: int, after: int, axis: int, skipped: int) -> Tensor:
-    """Mirrors `before` and `after` rows or columns; the edge itself is not repeated if `skipped` is 1, is if 0."""
-    end = images.shape[axis] - skipped
-    first, last = _slice(images, skipped, before + skipped, axis), _slice(images, end - after, end, axis)
-    return ops.concatenate([ops.flip(first, axis), images, ops.flip(last, axis)], axis=axis)
+def _mirrored(images: Tensor, before: int, after: int, axes: tuple[int, ...], skipped: int) -> Tensor:
+    """What `_gathered` computes, by concatenation of mirrored strips."""
+    for axis in axes:
+        end = images.shape[axis] - skipped
+        first, last = _slice(images, skipped, before + skipped, axis), _slice(images, end - after, end, axis)
+        images = ops.concatenate([ops.flip(first, axis), images, ops.flip(last, axis)], axis=axis)
+    return images
 
 
 def _slice(images: Tensor, first: int, end: int, axis: int) -> Tensor:
