@@ -378,6 +378,17 @@ def test_what_is_computed_otherwise_on_a_gpu_has_the_same_values_and_gradients(r
         np.testing.assert_allclose(gpu, cpu, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "crop"), [(3, (1, 0)), (4, (1, 1)), (3, (0, 0))])
+def test_transposed_convolutions_without_the_rows_that_are_not_wanted(size, crop):
+    random = np.random.RandomState(0)
+    images = random.normal(size=(2, 3, 5, 2)).astype("float32")
+    kernel = random.normal(size=(size, size, 4, 2)).astype("float32")
+    whole = keras.ops.conv_transpose(images, kernel, 2, "valid")
+    expected = np.asarray(whole)[:, crop[0] : whole.shape[1] - crop[1], crop[0] : whole.shape[2] - crop[1]]
+    found = resampling.transposed_convolution(images, kernel, crop)
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_doubled_maps_are_the_same_on_a_gpu():
     images = np.random.RandomState(0).normal(size=(2, 3, 5, 4)).astype("float32")
     with target.compiling_for("gpu"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfaclgan.layers import target
 from tfaclgan.layers.norm import (
     AdaptiveInstanceNorm,
     AdaptiveLayerInstanceNorm,
@@ -261,7 +262,7 @@ def two_derivatives(norm, images, weights):
         with tf.GradientTape() as inner:
             inner.watch(images)
             loss = tf.reduce_sum(weights * tf.sin(norm(images)))
-        first = inner.gradient(loss, images)
+        first = tf.cast(inner.gradient(loss, images), weights.dtype)
         length = tf.reduce_sum(first * first * tf.cos(weights))
     return first, outer.gradient(length, images)
 
@@ -317,3 +318,68 @@ def test_the_pixel_that_is_subtracted_is_cut_out_of_the_half_images(norm):
     graph = tf.function(norm).get_concrete_function(tf.TensorSpec((1, 8, 8, 2), tf.bfloat16)).graph
     cuts = [op for op in graph.get_operations() if op.type == "StridedSlice" and len(op.inputs[0].shape) == 4]
     assert [op.inputs[0].dtype for op in cuts] == [tf.bfloat16]
+
+
+def kernels(norm, images):
+    """Names of the operations that `norm` becomes in a training step on a CPU."""
+    with target.compiling_for("cpu"):
+        graph = tf.function(norm).get_concrete_function(tf.TensorSpec(images, "bfloat16")).graph
+    return [operation.type for operation in graph.get_operations()]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_instance_norm_by_the_kernel_of_batch_norms(batch, unbiased):
+    """In bfloat16 on TensorFlow's CPU: as the formula in float64 on the same images, but for the last rounding."""
+    random = np.random.RandomState(0)
+    images = tf.cast(random.standard_normal((batch, 16, 12, 3)) * (0.01, 1, 5) + 2, "bfloat16")
+    upstream = tf.cast(random.standard_normal(images.shape), "bfloat16")
+
+    def formula(x):
+        mean = tf.reduce_mean(x, (1, 2), keepdims=True)
+        count = 16 * 12 - unbiased
+        return (x - mean) / tf.sqrt(tf.reduce_sum((x - mean) ** 2, (1, 2), keepdims=True) / count + 1e-5)
+
+    results = []
+    for norm, x in ((lambda x: instance_norm(x, unbiased=unbiased), images), (formula, tf.cast(images, "float64"))):
+        with target.compiling_for("cpu"), tf.GradientTape() as tape:
+            tape.watch(x)
+            y = norm(x)
+            loss = tf.reduce_sum(y * tf.cast(upstream, y.dtype))
+        results.append([np.asarray(value, np.float64) for value in (y, tape.gradient(loss, x))])
+    for found, exact in zip(*results, strict=True):
+        assert np.abs(found - exact).max() < 2**-8 * np.abs(exact).max()
+    assert kernels(instance_norm, (batch, 16, 12, 3)).count("FusedBatchNormV3") == batch
+
+
+@pytest.mark.parametrize("value", [0.7, -300.0])
+def test_flat_channels_are_zero_by_the_kernel_too(value):
+    """At the largest map it takes: further pixels would be added up inexactly, and the channel not be flat."""
+    images = tf.fill((1, 256, 256, 2), tf.constant(value, "bfloat16"))
+    with target.compiling_for("cpu"), tf.GradientTape() as tape:
+        tape.watch(images)
+        normal = instance_norm(images)
+    upstream = tf.cast(np.random.RandomState(0).standard_normal(images.shape), "float32")
+    assert "FusedBatchNormV3" in kernels(instance_norm, images.shape)
+    assert not np.any(normal)
+    assert not np.any(tape.gradient(normal, images, upstream))
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8, 2), (1, 256, 257, 2), (None, 8, 8, 2), (1, None, 8, 2)])
+def test_what_the_kernel_of_batch_norms_does_not_take(shape):
+    assert "FusedBatchNormV3" not in kernels(instance_norm, shape)
+    assert "FusedBatchNormV3" not in kernels(lambda x: instance_norm(tf.cast(x, "float32")), (1, 8, 8, 2))
+    with target.compiling_for("xla cpu"):  # there it is another formula: E[x^2] - E[x]^2
+        assert "FusedBatchNormV3" not in kernels(instance_norm, (1, 8, 8, 2))
+
+
+def test_second_derivatives_through_the_kernel():
+    images = tf.cast(IMAGES, "bfloat16")
+    weights = tf.constant(np.random.RandomState(1).standard_normal(IMAGES.shape), "float32")
+    with target.compiling_for("cpu"):
+        found = two_derivatives(instance_norm, images, weights)
+    exact = tf.cast(images, "float64")
+    expected = two_derivatives(lambda x: written_out(x, "instance"), exact, tf.cast(weights, "float64"))
+    for one, other in zip(found, expected, strict=True):
+        one, other = np.asarray(one, np.float64), np.asarray(other)
+        assert np.abs(one - other).max() < 0.03 * np.abs(other).max()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.signal import correlate2d
 
+from tfaclgan.layers import target
 from tfaclgan.layers.resampling import (
     CountedAveragePool,
     Double,
+    DoublingConv2DTranspose,
     SmallUpsampleConv2D,
     UpsampleConv2D,
     area_pool,
     average_pool_counted,
+    transposed_convolution,
     upsample_convolution,
 )
 
@@ -136,3 +142,67 @@ def test_area_pool(sides, wanted):
             bounds = [(k * n // m, -(-(k + 1) * n // m)) for k, n, m in zip((i, j), sides, wanted, strict=True)]
             expected[:, i, j] = images[:, slice(*bounds[0]), slice(*bounds[1])].mean((1, 2))
     np.testing.assert_allclose(area_pool(tf.constant(images), *wanted), expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(3, (1, 0)), (4, (1, 1)), (3, (0, 1)), (4, (0, 0))])
+@pytest.mark.parametrize("kind", [None, "cpu", "gpu"])
+def test_doubling_transposed_convolution(size, crop, kind):
+    images = np.random.RandomState(0).standard_normal((2, 3, 5, 2))
+    kernel = np.random.RandomState(1).standard_normal((size, size, 3, 2))
+    weights = np.random.RandomState(2).standard_normal((2, 4 + size - sum(crop), 8 + size - sum(crop), 3))
+    expected, to_images, to_kernel = numpy_transposed_convolution(images, kernel, crop, weights)
+
+    @tf.function
+    def ours(images, kernel):
+        with contextlib.ExitStack() as stack:
+            if kind:
+                stack.enter_context(target.compiling_for(kind))
+            with tf.GradientTape() as tape:
+                tape.watch([images, kernel])
+                result = transposed_convolution(images, kernel, crop)
+            return result, *tape.gradient(result, [images, kernel], weights)
+
+    for result, twin in zip(ours(tf.constant(images), tf.constant(kernel)), (expected, to_images, to_kernel)):
+        np.testing.assert_allclose(result, twin, rtol=1e-10, atol=1e-12)
+
+
+def numpy_transposed_convolution(images, kernel, crop, weights):
+    """The result, and the gradients of its sum with `weights`: every pixel adds the kernel to its place."""
+    batch, height, width, _ = images.shape
+    size, _, filters, _ = kernel.shape
+    whole = np.zeros((batch, 2 * height + size - 2, 2 * width + size - 2, filters))
+    upstream = np.pad(weights, ((0, 0), crop, crop, (0, 0)))
+    to_images, to_kernel = np.zeros_like(images), np.zeros_like(kernel)
+    for i in range(height):
+        for j in range(width):
+            rows, columns = slice(2 * i, 2 * i + size), slice(2 * j, 2 * j + size)
+            whole[:, rows, columns] += np.einsum("rsfc,bc->brsf", kernel, images[:, i, j])
+            to_images[:, i, j] = np.einsum("rsfc,brsf->bc", kernel, upstream[:, rows, columns])
+            to_kernel += np.einsum("bc,brsf->rsfc", images[:, i, j], upstream[:, rows, columns])
+    end = crop[1]
+    return whole[:, crop[0] : whole.shape[1] - end, crop[0] : whole.shape[2] - end], to_images, to_kernel
+
+
+def test_a_training_step_on_cpus_cuts_nothing_out_of_transposed_convolutions_in_float32():
+    """Cutting one row and column out of 129 took two thirds of the operation's time (docs/engines.md)."""
+
+    def operations(policy):
+        layer = DoublingConv2DTranspose(2, 3, (1, 0), dtype=policy)
+        layer.build((1, 4, 4, 3))
+        function = tf.function(lambda images: layer(images))
+        with target.compiling_for("cpu"):
+            graph = function.get_concrete_function(tf.TensorSpec((1, 4, 4, 3), layer.compute_dtype)).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert not operations("float32") & {"Slice", "StridedSlice", "Pad"}
+    assert "Slice" in operations("mixed_bfloat16")
+
+
+def test_doubling_transposed_convolution_saves_its_config_and_knows_its_shape():
+    layer = DoublingConv2DTranspose(2, 3, (1, 0), use_bias=False, kernel_initializer="ones")
+    again = DoublingConv2DTranspose.from_config(layer.get_config())
+    assert (again.filters, again.crop, again.use_bias) == (2, (1, 0), False)
+    inputs = keras.Input((None, None, 3))
+    assert again(inputs).shape == (None, None, None, 2)
+    assert again.compute_output_shape((1, 4, 5, 3)) == (1, 8, 10, 2)
+    assert again(np.ones((1, 4, 5, 3), "float32")).shape == (1, 8, 10, 2)

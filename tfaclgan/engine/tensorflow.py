@@ -213,6 +213,8 @@ class Engine(base.Engine):
         on_cpu = not (tf.config.get_visible_devices("GPU") or tf.config.list_physical_devices("TPU"))
         self.xla = {"on": True, "off": False, "auto": not on_cpu}[xla]
         self._is_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
+        cpu = "xla cpu" if self.xla else "cpu"
+        self._kind = "tpu" if self._is_tpu else cpu if on_cpu else "gpu"
         with self.strategy.scope():
             self._build(dtype, rematerialise)
             self.step = tf.Variable(
@@ -459,7 +461,7 @@ class Engine(base.Engine):
         """A phase's (report row, gradients, new memory, tensors for later phases), on one replica."""
         variables = self._variables(phase)
 
-        @self._on_its_device
+        @target.compiling_for(self._kind)  # some layers have to know when they are traced
         def compute(
             batch: dict[str, tf.Tensor],
             step: tf.Tensor,
@@ -486,10 +488,6 @@ class Engine(base.Engine):
                 return compute(*arguments)
 
         return tf.function(named, jit_compile=True)
-
-    def _on_its_device(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """On a TPU some layers are computed in another way, which they have to know when `function` is traced."""
-        return target.compiling_for("tpu")(function) if self._is_tpu else function
 
     def _apply(
         self, phase: Phase, row: tf.Tensor, gradients: list[tf.Tensor | None], memory: dict[str, tf.Tensor]

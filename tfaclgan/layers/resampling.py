@@ -10,7 +10,7 @@ from keras import ops
 
 from tfaclgan.layers import target
 from tfaclgan.layers.padding import COLUMNS, ROWS, add_to_ends, edge_pad, reflect_pad
-from tfaclgan.layers.precision import full_precision
+from tfaclgan.layers.precision import full_precision, is_half
 
 Tensor = Any
 
@@ -98,6 +98,69 @@ class Double(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         batch, height, width, channels = input_shape
         return (batch, height and 2 * height, width and 2 * width, channels)
+
+
+class DoublingConv2DTranspose(keras.layers.Conv2DTranspose):
+    """Keras' Conv2DTranspose with stride 2, of whose result the first and last rows and columns are cut off.
+
+    [b, h, w, c] -> [b, 2 h + kernel_size - 2 - sum(crop), 2 w + ..., filters]; weights as Keras' layer has them.
+
+    Args:
+        filters: channels of the result.
+        kernel_size: rows and columns of the kernel, at least `max(crop) + 1`.
+        crop: how many rows and columns at the beginning, and at the end. PyTorch's padding p and output_padding o are
+            (p, p - o): (1, 0) for its k3 p1 o1, (1, 1) for k4 p1; both double the sides.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, crop: tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(filters, kernel_size, **{"strides": 2, **kwargs})
+        self.crop = tuple(crop)
+
+    def call(self, images: Tensor) -> Tensor:
+        result = transposed_convolution(images, ops.convert_to_tensor(self.kernel), self.crop)
+        return result + self.bias if self.use_bias else result
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        batch, height, width, _ = input_shape
+        extra = self.kernel_size[0] - 2 - sum(self.crop)
+        return (batch, height and 2 * height + extra, width and 2 * width + extra, self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "kernel_size": self.kernel_size[0], "crop": self.crop}
+
+
+def transposed_convolution(images: Tensor, kernel: Tensor, crop: tuple[int, int]) -> Tensor:
+    """Transposed convolution with stride 2 without the first `crop[0]` and the last `crop[1]` rows and columns.
+
+    In a training step the rows and columns are not computed at all: a map of 129 rows and its gradient, which are
+    copied to leave one row out, take TensorFlow's CPU two to three times as long. (In half precision its kernel for
+    that is a slow one; there the cut is an operation whose gradient is quick.)
+
+    Args:
+        images: [b, h, w, c].
+        kernel: [rows, columns, filters, c], square.
+        crop: less than the kernel's rows.
+
+    Returns:
+        [b, 2 h + rows - 2 - sum(crop), 2 w + ..., filters].
+    """
+    batch, height, width, _ = ops.shape(images)
+    size, filters = kernel.shape[0], kernel.shape[2]
+    before, after = crop
+    shape = (batch, 2 * height + size - 2 - before - after, 2 * width + size - 2 - before - after, filters)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        around = (size - 1 - before, size - 1 - after)
+        return jax.lax.conv_transpose(
+            images, kernel, (2, 2), (around, around), dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=True
+        )
+    on_cpu = target.on_tensorflow_cpu()
+    if on_cpu is None or (on_cpu and is_half(images)):
+        return ops.slice(ops.conv_transpose(images, kernel, 2, "valid"), (0, before, before, 0), shape)
+    import tensorflow as tf
+
+    return tf.nn.conv2d_transpose(images, kernel, shape, 2, [[0, 0], [before, after], [before, after], [0, 0]])
 
 
 def _each_twice(images: Tensor, axis: int) -> Tensor:

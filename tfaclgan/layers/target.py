@@ -1,4 +1,4 @@
-"""What a step is compiled for: some layers are computed in another way on a TPU, and on a GPU with JAX."""
+"""What a step is compiled for: some layers are computed in another way on some devices."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ _compiled_for: list[str] = []
 
 @contextlib.contextmanager
 def compiling_for(kind: str) -> Iterator[None]:
-    """What is traced inside is for devices of `kind` ("cpu", "gpu" or "tpu"), which need not be there.
+    """What is traced inside is for devices of `kind`, which need not be there: "cpu", "gpu", "tpu", or "xla cpu".
 
-    The engines trace their steps inside of it. TensorFlow's says so for TPUs only.
+    With TensorFlow "cpu" says that its own kernels compute, and "xla cpu" that XLA does.
+
+    The engines trace their steps inside of it, for the devices they run on; the outermost one holds.
     """
-    _compiled_for.append(kind)
+    _compiled_for.append(_compiled_for[0] if _compiled_for else kind)
     try:
         yield
     finally:
@@ -37,6 +39,16 @@ def on_tpu() -> bool:
     if _compiled_for:
         return _compiled_for[-1] == "tpu"
     return keras.backend.backend() == "jax" and _jax_device() == "tpu"
+
+
+def on_tensorflow_cpu() -> bool | None:
+    """Whether what is traced now is a training step for TensorFlow's own CPU kernels; None outside `compiling_for`.
+
+    There, a network may be traced for export, to formats that do not have all of TensorFlow's operations.
+    """
+    if not _compiled_for:
+        return None
+    return keras.backend.backend() == "tensorflow" and _compiled_for[-1] == "cpu"
 
 
 def _jax_device() -> str:

@@ -56,21 +56,6 @@ def convolution(
     )(x)
 
 
-def transposed_convolution(
-    x: Tensor, filters: int, kernel: int, label: str, *, crop: tuple[int, int], dtype: str | None = None
-) -> Tensor:
-    """Transposed convolution with stride 2 and bias, whole, then `crop` pixels cut off the beginning and the end.
-
-    [b, h, w, c] -> [b, 2 h + kernel - 2 - sum(crop), ..., filters]. PyTorch's padding p and output_padding o with
-    kernel k are crop = (p, p - o): (1, 0) for its k3 p1 o1, (1, 1) for k4 p1; both double the sides.
-    """
-    options = {"dtype": dtype} if dtype else {}
-    layer = layers.Conv2DTranspose(
-        filters, kernel, strides=2, kernel_initializer=small_normal(), name=f"{label}_conv", **options
-    )
-    return layers.Cropping2D((crop, crop), name=f"{label}_crop", **options)(layer(x))
-
-
 def normalise(x: Tensor, label: str, *, activate: bool = True) -> Tensor:
     """Instance norm without weights, then ReLU."""
     x = InstanceNorm(name=f"{label}_norm")(x)

@@ -15,8 +15,8 @@ from keras import layers
 
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype
-from tfaclgan.layers.resampling import Double
-from tfaclgan.networks.blocks import convolution, normalise, transposed_convolution
+from tfaclgan.layers.resampling import Double, DoublingConv2DTranspose
+from tfaclgan.networks.blocks import convolution, normalise, small_normal
 
 Tensor = Any
 
@@ -61,6 +61,7 @@ def _residual(x: Tensor, width: int, label: str) -> Tensor:
 
 def _double(x: Tensor, width: int, upsampling: str, label: str) -> Tensor:
     if upsampling == "transposed":
-        return transposed_convolution(x, width, 3, label, crop=(1, 0))
+        start = small_normal()
+        return DoublingConv2DTranspose(width, 3, (1, 0), kernel_initializer=start, name=f"{label}_conv")(x)
     x = Double(name=f"{label}_double")(x)
     return convolution(x, width, 3, label, padding=1, reflect=True)

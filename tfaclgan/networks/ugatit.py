@@ -26,7 +26,7 @@ from tfaclgan.layers.norm import AdaptiveLayerInstanceNorm, InstanceNorm, LayerI
 from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.precision import full_dtype, full_precision
-from tfaclgan.layers.resampling import SmallUpsampleConv2D, area_pool
+from tfaclgan.layers.resampling import DoublingConv2DTranspose, SmallUpsampleConv2D, area_pool
 from tfaclgan.layers.weights import SpectralConv2D, pytorch_initializers
 from tfaclgan.networks.ugatit_sizes import DOWNSAMPLES, fillers
 
@@ -365,19 +365,17 @@ class _Maker:
     def up(self, x: Tensor, filters: int, label: str, use_bias: bool) -> Tensor:
         """Twice the sides: convolution 3x3, LIN, ReLU."""
         if self.deconvolution:
-            # PyTorch's padding 1 and output padding 1: the full result without its first row and column. Its default
-            # start takes the outputs' channels for fan-in.
+            # PyTorch's padding 1 and output padding 1. Its default start takes the outputs' channels for fan-in.
             kernel, bias = self.start(9 * filters)
-            x = layers.Conv2DTranspose(
+            x = DoublingConv2DTranspose(
                 filters,
                 3,
-                strides=2,
+                (1, 0),
                 use_bias=use_bias,
                 kernel_initializer=kernel,
                 bias_initializer=bias,
                 name=f"{label}_conv",
             )(x)
-            x = layers.Cropping2D(((1, 0), (1, 0)), name=f"{label}_crop")(x)
         else:
             kernel, bias = self.start(9 * x.shape[-1])
             x = SmallUpsampleConv2D(

@@ -19,7 +19,8 @@ from keras import layers
 from tfaclgan.layers.activation import LeakyReLU
 from tfaclgan.layers.norm import InstanceNorm
 from tfaclgan.layers.precision import full_dtype
-from tfaclgan.networks.blocks import LEAKY_SLOPE, convolution, transposed_convolution
+from tfaclgan.layers.resampling import DoublingConv2DTranspose
+from tfaclgan.networks.blocks import LEAKY_SLOPE, convolution, small_normal
 
 Tensor = Any
 
@@ -48,10 +49,14 @@ def generator(channels: int, *, width: int, downsamples: int, name: str) -> kera
         for i in reversed(range(1, downsamples)):
             label = f"up{i}"
             x = layers.ReLU(name=f"{label}_activation")(x)
-            x = transposed_convolution(x, widths[i - 1], 4, label, crop=(1, 1))
+            x = _double(x, widths[i - 1], label)
             x = InstanceNorm(name=f"{label}_norm")(x)
             x = layers.Concatenate(name=f"{label}_skip")([skips.pop(), x])
         x = layers.ReLU(name="up0_activation")(x)
-        x = transposed_convolution(x, channels, 4, "up0", crop=(1, 1))
+        x = _double(x, channels, "up0")
         x = layers.Activation("tanh", dtype=full_dtype(), name="output_tanh")(x)
     return keras.Model(inputs, x, name=name)
+
+
+def _double(x: Tensor, filters: int, label: str) -> Tensor:
+    return DoublingConv2DTranspose(filters, 4, (1, 1), kernel_initializer=small_normal(), name=f"{label}_conv")(x)
