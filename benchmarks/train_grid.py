@@ -57,6 +57,7 @@ class Row:
     """One call of train_step.py.
 
     options: of the method's config, NAME=VALUE.
+    peer_dtype: what the official code computes in, if not `dtype`.
     engines: that ours runs on.
     turns: rounds, data iterations a round, and those before the first.
     apart: one side after the other.
@@ -67,6 +68,7 @@ class Row:
     batch: int
     options: tuple[str, ...] = ()
     dtype: str = "float32"
+    peer_dtype: str = ""
     tf32: str = "off"
     xla: str = "auto"
     engines: tuple[str, ...] = ("tensorflow", "jax")
@@ -81,20 +83,24 @@ class Row:
     @property
     def name(self) -> str:
         precision = self.dtype if self.dtype != "float32" or self.tf32 == "off" else "tf32"
-        return "-".join([self.work, precision, *(["noxla"] if self.xla == "off" else [])])
+        official = [f"official-{self.peer_dtype}"] if self.peer_dtype else []
+        return "-".join([self.work, precision, *official, *(["noxla"] if self.xla == "off" else [])])
 
     def flags(self) -> list[str]:
         """Of train_step.py, but for engines, peers and files."""
         rounds, iterations, warmup = self.turns
         flags = [f"--method={self.method}", f"--size={self.size}", f"--batch={self.batch}", f"--dtype={self.dtype}"]
-        flags += [f"--tf32={self.tf32}", f"--xla={self.xla}", *(["--apart"] if self.apart else [])]
+        flags += [f"--peer_dtype={self.peer_dtype}", f"--tf32={self.tf32}", f"--xla={self.xla}"]
+        flags += ["--apart"] if self.apart else []
         flags += [f"--rounds={rounds}", f"--iterations={iterations}", f"--warmup={warmup}"]
         return flags + [f"--option={option}" for option in self.options]
 
 
 def cpu_rows() -> list[Row]:
-    """For two cores and 24 GB; half an hour."""
+    """For two cores and 24 GB; an hour. bfloat16 beside the same, and beside the official code as it is: float32."""
     shallow = ("light=0", "global_layers=6")
+    half: dict[str, Any] = {"dtype": "bfloat16", "engines": ("tensorflow",)}
+    models = [("cyclegan", 256, 1), ("munit", 256, 1), ("acl_gan", 256, 1), ("ugatit", 128, 1, ("light=1",))]
     return [
         Row("munit", 256, 1),
         Row("cyclegan", 256, 1),
@@ -102,6 +108,7 @@ def cpu_rows() -> list[Row]:
         Row("ugatit", 64, 1, shallow),
         Row("acl_gan", 256, 1),
         Row("acl_gan", 256, 3, apart=True, turns=(1, 2, 0)),
+        *(Row(*model, **half, peer_dtype=peer) for peer in ("", "float32") for model in models),
     ]
 
 
@@ -118,12 +125,12 @@ def gpu_rows() -> list[Row]:
     ]
     long, short = {"apart": True, "turns": (2, 20, 4)}, {"apart": True, "turns": (3, 4, 2)}
     rows = [
-        Row(method, 256, batch, options, dtype, tf32, **(short if batch > 8 else long))
+        Row(method, 256, batch, options, dtype, "", tf32, **(short if batch > 8 else long))
         for dtype, tf32 in (("bfloat16", "off"), ("float32", "on"), ("float32", "off"))
         for method, batch, options in models
     ]
     alone = {"xla": "off", "engines": ("tensorflow",)}
-    return rows + [Row("acl_gan", 256, 8, (), dtype, "on", **alone, **long) for dtype in ("bfloat16", "float32")]
+    return rows + [Row("acl_gan", 256, 8, (), dtype, "", "on", **alone, **long) for dtype in ("bfloat16", "float32")]
 
 
 GRIDS = {"cpu": cpu_rows, "gpu": gpu_rows}
