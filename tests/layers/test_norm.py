@@ -320,6 +320,11 @@ def test_the_pixel_that_is_subtracted_is_cut_out_of_the_half_images(norm):
     assert [op.inputs[0].dtype for op in cuts] == [tf.bfloat16]
 
 
+@pytest.fixture
+def small_maps_too(monkeypatch):
+    monkeypatch.setattr("tfaclgan.layers.norm._SMALL", 0)
+
+
 def kernels(norm, images):
     """Names of the operations that `norm` becomes in a training step on a CPU."""
     with target.compiling_for("cpu"):
@@ -327,6 +332,7 @@ def kernels(norm, images):
     return [operation.type for operation in graph.get_operations()]
 
 
+@pytest.mark.usefixtures("small_maps_too")
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_instance_norm_by_the_kernel_of_batch_norms(batch, unbiased):
@@ -352,6 +358,7 @@ def test_instance_norm_by_the_kernel_of_batch_norms(batch, unbiased):
     assert kernels(instance_norm, (batch, 16, 12, 3)).count("FusedBatchNormV3") == batch
 
 
+@pytest.mark.usefixtures("small_maps_too")
 @pytest.mark.parametrize("value", [0.7, -300.0])
 def test_flat_channels_are_zero_by_the_kernel_too(value):
     """At the largest map it takes: further pixels would be added up inexactly, and the channel not be flat."""
@@ -365,6 +372,7 @@ def test_flat_channels_are_zero_by_the_kernel_too(value):
     assert not np.any(tape.gradient(normal, images, upstream))
 
 
+@pytest.mark.usefixtures("small_maps_too")
 @pytest.mark.parametrize("shape", [(5, 8, 8, 2), (1, 256, 257, 2), (None, 8, 8, 2), (1, None, 8, 2)])
 def test_what_the_kernel_of_batch_norms_does_not_take(shape):
     assert "FusedBatchNormV3" not in kernels(instance_norm, shape)
@@ -373,6 +381,12 @@ def test_what_the_kernel_of_batch_norms_does_not_take(shape):
         assert "FusedBatchNormV3" not in kernels(instance_norm, (1, 8, 8, 2))
 
 
+def test_small_maps_keep_the_formula():
+    assert "FusedBatchNormV3" not in kernels(instance_norm, (1, 64, 64, 128))
+    assert "FusedBatchNormV3" in kernels(instance_norm, (1, 64, 64, 256))
+
+
+@pytest.mark.usefixtures("small_maps_too")
 def test_second_derivatives_through_the_kernel():
     images = tf.cast(IMAGES, "bfloat16")
     weights = tf.constant(np.random.RandomState(1).standard_normal(IMAGES.shape), "float32")
