@@ -57,10 +57,10 @@ class Row:
     """One call of train_step.py.
 
     options: of the method's config, NAME=VALUE.
-    peer_dtype: what the official code computes in, if not `dtype`.
     engines: that ours runs on.
     turns: rounds, data iterations a round, and those before the first.
     apart: one side after the other.
+    peer_dtype: what the official code computes in, if not `dtype`.
     """
 
     method: str
@@ -68,12 +68,12 @@ class Row:
     batch: int
     options: tuple[str, ...] = ()
     dtype: str = "float32"
-    peer_dtype: str = ""
     tf32: str = "off"
     xla: str = "auto"
     engines: tuple[str, ...] = ("tensorflow", "jax")
     turns: tuple[int, int, int] = (2, 2, 0)
     apart: bool = False
+    peer_dtype: str = ""
 
     @property
     def work(self) -> str:
@@ -125,12 +125,12 @@ def gpu_rows() -> list[Row]:
     ]
     long, short = {"apart": True, "turns": (2, 20, 4)}, {"apart": True, "turns": (3, 4, 2)}
     rows = [
-        Row(method, 256, batch, options, dtype, "", tf32, **(short if batch > 8 else long))
+        Row(method, 256, batch, options, dtype, tf32, **(short if batch > 8 else long))
         for dtype, tf32 in (("bfloat16", "off"), ("float32", "on"), ("float32", "off"))
         for method, batch, options in models
     ]
     alone = {"xla": "off", "engines": ("tensorflow",)}
-    return rows + [Row("acl_gan", 256, 8, (), dtype, "", "on", **alone, **long) for dtype in ("bfloat16", "float32")]
+    return rows + [Row("acl_gan", 256, 8, (), dtype, "on", **alone, **long) for dtype in ("bfloat16", "float32")]
 
 
 GRIDS = {"cpu": cpu_rows, "gpu": gpu_rows}
