@@ -70,7 +70,8 @@ EXTRAS = {
     # or newer. In the CPU's lock file only: JAX's CUDA libraries and its libtpu are others than TensorFlow's.
     "jax": ["jax>=0.10,<0.13; python_version >= '3.11'"],
     # The TPU's compiler without a TPU, for --mode=tpu_check; not beside [tpu], which pins an older libtpu.
-    "tpu_check": ["jax>=0.10,<0.13", "libtpu>=0.0.52,<0.1"],
+    # A hyphen: pip before 23.3 does not find an extra with an underscore (the built metadata spells it with a hyphen).
+    "tpu-check": ["jax>=0.10,<0.13", "libtpu>=0.0.52,<0.1"],
     "datasets": ["tensorflow-datasets>=4.9.9,<5"],
     "dev": [
         "hypothesis>=6.100",

@@ -136,7 +136,7 @@ def prepare(chip: Chip) -> None:
     except ImportError as error:
         raise UserError(
             f"--mode=tpu_check needs JAX and libtpu ({error}); "
-            'run `pip install ".[tpu_check]"` in the repository, in an environment without tensorflow-tpu'
+            'run `pip install ".[tpu-check]"` in the repository, in an environment without tensorflow-tpu'
         ) from error
     jax.config.update("jax_platforms", "cpu")  # it may have been imported before
 

@@ -7,6 +7,7 @@ from typing import Any
 from keras import layers, ops
 
 from tfaclgan.layers import target
+from tfaclgan.layers.convolution import quicker
 from tfaclgan.layers.precision import is_half
 
 Tensor = Any
@@ -19,7 +20,7 @@ class HeadConv2D(layers.Conv2D):
     """Keras' Conv2D with stride 1 and padding "valid", for few filters; computed by `grouped_convolution`."""
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        return grouped_convolution(inputs, kernel, _ON_MATRIX_UNITS if _for_matrix_units(inputs) else _HEAD)
+        return _convolution(inputs, kernel, _ON_MATRIX_UNITS if _for_matrix_units(inputs) else _HEAD)
 
 
 class StemConv2D(layers.Conv2D):
@@ -29,7 +30,12 @@ class StemConv2D(layers.Conv2D):
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        return grouped_convolution(inputs, kernel, _ON_MATRIX_UNITS if _for_matrix_units(inputs) else 1)
+        return _convolution(inputs, kernel, _ON_MATRIX_UNITS if _for_matrix_units(inputs) else 1)
+
+
+def _convolution(images: Tensor, kernel: Tensor, together: int) -> Tensor:
+    result = quicker(images, kernel)
+    return grouped_convolution(images, kernel, together) if result is None else result
 
 
 def _for_matrix_units(images: Tensor) -> bool:

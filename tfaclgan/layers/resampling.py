@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfaclgan.layers import target
+from tfaclgan.layers.convolution import convolution
 from tfaclgan.layers.padding import COLUMNS, ROWS, add_to_ends, edge_pad, reflect_pad
 from tfaclgan.layers.precision import full_precision, is_half
 
@@ -69,7 +70,7 @@ def upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
     kernel = ops.cast(kernel, images.dtype)
 
     edge = edge_pad(images, 1)
-    result = ops.reshape(ops.conv(edge, small, padding="valid"), (batch, height, width, 2, 2, filters))
+    result = ops.reshape(convolution(edge, small), (batch, height, width, 2, 2, filters))
     result = ops.reshape(ops.transpose(result, (0, 1, 3, 2, 4, 5)), (batch, 2 * height, 2 * width, filters))
 
     rows = []
@@ -265,7 +266,7 @@ def small_upsample_convolution(images: Tensor, kernel: Tensor) -> Tensor:
     small = ops.transpose(small, (3, 1, 4, 2, 0, 5))  # [row, column, c, row parity, column parity, filters]
     small = ops.cast(ops.reshape(small, (2, 2, channels, 4 * filters)), images.dtype)
     edge = edge_pad(images, 1)
-    all_four = ops.conv(edge, small, padding="valid")  # [b, h + 1, w + 1, 4 filters]
+    all_four = convolution(edge, small)  # [b, h + 1, w + 1, 4 filters]
     # An output at (2i + p, 2j + q) is window (i + p, j + q) of its parity's convolution.
     rows = []
     for p in (0, 1):

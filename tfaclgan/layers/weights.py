@@ -21,6 +21,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfaclgan.layers.convolution import convolution
+
 Tensor = Any
 FLOOR = 1e-12  # of the lengths that are divided by, as in PyTorch
 
@@ -155,7 +157,7 @@ class SpectralConv2D(_SpectralLayer):
 
     def call(self, images: Tensor) -> Tensor:
         kernel = ops.cast(ops.convert_to_tensor(self.kernel), images.dtype)
-        result = ops.conv(images, kernel, strides=self.strides, padding="valid")
+        result = convolution(images, kernel, self.strides)
         return self._finished(result)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfaclgan.layers.convolution import Conv2D
 from tfaclgan.layers.norm import InstanceNorm
 from tfaclgan.layers.padding import ReflectPad2D
 
@@ -35,7 +36,7 @@ def convolution(
     reflect: bool = False,
     kernel_initializer: Any = None,
     dtype: str | None = None,
-    layer: type = layers.Conv2D,
+    layer: type = Conv2D,
 ) -> Tensor:
     """Pads `padding` pixels on all four sides (zeros, or mirrored), then convolves; with bias.
 

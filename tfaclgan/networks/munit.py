@@ -26,6 +26,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
+from tfaclgan.layers.convolution import Conv2D
 from tfaclgan.layers.norm import AdaptiveInstanceNorm, InstanceNorm, SampleNorm
 from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
@@ -175,11 +176,11 @@ def discriminator(
             for i in range(layers_per_scale):
                 label = f"scale{scale}_{i}"
                 x = ReflectPad2D(1, name=f"{label}_pad")(x)
-                x = layers.Conv2D(
+                x = Conv2D(
                     width * 2**i, 4, strides=2, kernel_initializer=_discriminator_kernel(initial), name=f"{label}_conv"
                 )(x)
                 x = LeakyReLU(LEAKY_SLOPE, name=f"{label}_activation")(x)
-            head = layers.Conv2D(
+            head = Conv2D(
                 1, 1, kernel_initializer=_discriminator_kernel(initial), dtype=full_dtype(), name=f"scale{scale}_score"
             )
             outputs.append(head(x))
@@ -291,7 +292,7 @@ def _block(
     *,
     normalise: bool = False,
     activate: bool = True,
-    layer: type = layers.Conv2D,
+    layer: type = Conv2D,
 ) -> Tensor:
     x = _convolution(x, filters, kernel, stride, padding, label, layer)
     if normalise:
@@ -302,7 +303,7 @@ def _block(
 
 
 def _convolution(
-    x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str, layer: type = layers.Conv2D
+    x: Tensor, filters: int, kernel: int, stride: int, padding: int, label: str, layer: type = Conv2D
 ) -> Tensor:
     x = ReflectPad2D(padding, name=f"{label}_pad")(x)
     return layer(filters, kernel, strides=stride, kernel_initializer=_generator_kernel(), name=f"{label}_conv")(x)

@@ -22,6 +22,7 @@ from keras import layers, ops
 
 from tfaclgan.layers.activation import LeakyReLU
 from tfaclgan.layers.attention import ClassActivation, SpatialChannelExcitation
+from tfaclgan.layers.convolution import Conv2D
 from tfaclgan.layers.norm import AdaptiveLayerInstanceNorm, InstanceNorm, LayerInstanceNorm
 from tfaclgan.layers.padding import ReflectPad2D
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
@@ -133,7 +134,7 @@ class Generator(keras.Model):
             )
             self.cam.build((None, None, None, deep))
             kernel, bias = start(2 * deep)
-            self.squeeze = layers.Conv2D(
+            self.squeeze = Conv2D(
                 deep, 1, kernel_initializer=kernel, bias_initializer=bias, activation="relu", name="squeeze"
             )
             self.squeeze.build((None, None, None, 2 * deep))
@@ -242,7 +243,7 @@ class Discriminator(keras.Model):
             )
             self.cam.build((None, None, None, deep))
             kernel, bias = start(2 * deep)
-            self.squeeze = layers.Conv2D(deep, 1, kernel_initializer=kernel, bias_initializer=bias, name="squeeze")
+            self.squeeze = Conv2D(deep, 1, kernel_initializer=kernel, bias_initializer=bias, name="squeeze")
             self.squeeze.build((None, None, None, 2 * deep))
             self.activation = LeakyReLU(LEAKY_SLOPE, name="activation")
             self.pad = ReflectPad2D(border, name="score_pad")
@@ -330,7 +331,7 @@ class _Maker:
         padding: int | tuple[int, int],
         stride: int = 1,
         use_bias: bool,
-        layer: type = layers.Conv2D,
+        layer: type = Conv2D,
     ) -> Tensor:
         kernel, bias = self.start(x.shape[-1] * side * side)
         x = ReflectPad2D(padding, name=f"{label}_pad")(x) if padding else x
@@ -392,7 +393,7 @@ def _encoder(make: _Maker, channels: int, width: int, blocks: int, use_bias: boo
     with keras.name_scope("encoder"):
         x = inputs
         for label, filters, side, stride, padding in plan:
-            layer = StemConv2D if label == "stem" else layers.Conv2D
+            layer = StemConv2D if label == "stem" else Conv2D
             x = make.convolution(
                 x, filters, side, label, padding=padding, stride=stride, use_bias=use_bias, layer=layer
             )

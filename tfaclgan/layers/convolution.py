@@ -1,0 +1,45 @@
+"""Convolutions without padding, computed where TensorFlow's CPU kernels are slow in a way that is quicker there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfaclgan.layers import target
+
+Tensor = Any
+
+
+class Conv2D(keras.layers.Conv2D):
+    """Keras' Conv2D with padding "valid", the same strides in both directions and one group; see `convolution`."""
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        return convolution(inputs, kernel, self.strides[0])
+
+
+def convolution(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor:
+    """Valid convolution, [b, h, w, c] with [rows, columns, c, filters]; by `quicker` if that has a way.
+
+    Returns:
+        [b, (h - rows) // strides + 1, (w - columns) // strides + 1, filters].
+    """
+    result = quicker(images, kernel) if strides == 1 else None
+    if result is None:
+        return ops.conv(images, kernel, strides=strides, padding="valid", data_format="channels_last")
+    return result
+
+
+def quicker(images: Tensor, kernel: Tensor) -> Tensor | None:
+    """Valid convolution with stride 1 in another way than the framework's own, where one is known to be quicker.
+
+    That is in a training step for TensorFlow's CPU, in float32, for maps of enough values (layers/cpu_convolution.py).
+    None: the framework's own is to be used.
+    """
+    if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
+        return None
+    from tfaclgan.layers import cpu_convolution
+
+    form = cpu_convolution.chosen(tuple(images.shape), tuple(kernel.shape))
+    return None if form is None else cpu_convolution.computed(form, images, kernel)

@@ -1,0 +1,123 @@
+"""Convolutions in float32 that TensorFlow's CPU kernels are slow at, above all their gradients.
+
+oneDNN's kernels take maps of few channels, and any map's gradients, at a half to a fiftieth of the rate of a plain forward
+convolution (docs/engines.md has the times). A form here has all three: the convolution, its gradient by the images, and by
+the kernel. Each is linear in two arguments, so that its own gradients are the other two: with them gradients of any
+order are computed by the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfaclgan.layers import winograd
+from tfaclgan.layers.picture import grouped_convolution
+
+Tensor = Any
+Form = Callable[[Tensor, Tensor], Tensor]
+
+FEW = 8  # channels: a picture's 3, a score's 1
+_FEW_FROM = 2**18  # values of the map of many channels
+_WINOGRAD_FROM = {2: 4096, 3: 1024, 4: 512}  # pixels of the result, by taps of the kernel
+_WINOGRAD_CHANNELS = 128
+
+
+def chosen(images: tuple, kernel: tuple) -> Form | None:
+    """The form that is quicker than TensorFlow's own for arguments of these shapes, with stride 1; None: there is none.
+
+    Args:
+        images: [b, h, w, c], of which some may be None.
+        kernel: [rows, columns, c, filters].
+    """
+    if None in images or kernel[0] != kernel[1] or kernel[0] == 1:
+        return None
+    batch, height, width, channels = images
+    taps, filters = kernel[0], kernel[3]
+    if min(channels, filters) <= FEW:
+        return of_few if batch * height * width * max(channels, filters) >= _FEW_FROM else None
+    pixels = batch * (height - taps + 1) * (width - taps + 1)
+    if min(channels, filters) >= _WINOGRAD_CHANNELS and pixels >= _WINOGRAD_FROM.get(taps, float("inf")):
+        return of_many
+    return None
+
+
+def computed(form: Form, images: Tensor, kernel: Any) -> Tensor:
+    """By `form`; the kernel may be a variable of Keras."""
+    return form(tf.convert_to_tensor(images), tf.convert_to_tensor(kernel))
+
+
+def _with_gradients(forward: Form, by_images: Form, by_kernel: Form) -> Form:
+    """`forward(images, kernel)` whose gradients, of any order, are computed by the other two.
+
+    Args:
+        by_images: (upstream, kernel) -> the gradient by the images.
+        by_kernel: (images, upstream) -> the gradient by the kernel.
+    """
+
+    forward, by_images, by_kernel = (_once_for_each_shape(function) for function in (forward, by_images, by_kernel))
+
+    @_in_its_own_graph
+    def convolved(images: Tensor, kernel: Tensor) -> tuple[Tensor, Callable]:
+        return forward(images, kernel), lambda up: (to_images(up, kernel), to_kernel(images, up))
+
+    @_in_its_own_graph
+    def to_images(upstream: Tensor, kernel: Tensor) -> tuple[Tensor, Callable]:
+        return by_images(upstream, kernel), lambda up: (convolved(up, kernel), to_kernel(up, upstream))
+
+    @_in_its_own_graph
+    def to_kernel(images: Tensor, upstream: Tensor) -> tuple[Tensor, Callable]:
+        return by_kernel(images, upstream), lambda up: (to_images(upstream, up), convolved(images, up))
+
+    return convolved
+
+
+def _once_for_each_shape(function: Form) -> Form:
+    """Kept as one operation of a step, however often it is called: its graph is prepared once."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _in_its_own_graph(function: Callable) -> Form:
+    """tf.custom_gradient keeps the graph it is traced into as long as the process lives: a small one a shape, so."""
+    return tf.function(tf.custom_gradient(function), autograph=False)
+
+
+def _few_convolution(images: Tensor, kernel: Tensor) -> Tensor:
+    """Two columns as one where the result has few channels."""
+    return grouped_convolution(images, kernel, 2 if kernel.shape[3] <= FEW else 1)
+
+
+def _few_by_images(upstream: Tensor, kernel: Tensor) -> Tensor:
+    """A convolution of the padded `upstream` with the turned kernel: few channels are many now, or the reverse."""
+    border = kernel.shape[0] - 1
+    padded = tf.pad(upstream, ((0, 0), (border, border), (border, border), (0, 0)))
+    return _few_convolution(padded, tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2)))
+
+
+def _few_by_kernel(images: Tensor, upstream: Tensor) -> Tensor:
+    """One product of matrices for each row of the kernel: the map of many channels by pieces of rows of that of few."""
+    taps = images.shape[1] - upstream.shape[1] + 1
+    if images.shape[3] <= upstream.shape[3]:
+        return _products_of_rows(images, upstream, taps)
+    border = taps - 1
+    padded = tf.pad(upstream, ((0, 0), (border, border), (border, border), (0, 0)))
+    found = _products_of_rows(padded, images, taps)  # [rows, columns, filters, c], both turned
+    return tf.transpose(found[::-1, ::-1], (0, 1, 3, 2))
+
+
+def _products_of_rows(few: Tensor, many: Tensor, taps: int) -> Tensor:
+    """[taps, taps, c of few, c of many]: sums over all places in `many` of its products with `few`, shifted."""
+    batch, height, width, channels = many.shape
+    pieces = tf.concat([few[:, :, i : i + width] for i in range(taps)], axis=3)
+    many = tf.reshape(many, (batch * height * width, channels))
+    rows = []
+    for i in range(taps):
+        piece = tf.reshape(pieces[:, i : i + height], (batch * height * width, taps * few.shape[3]))
+        rows.append(tf.reshape(tf.matmul(piece, many, transpose_a=True), (taps, few.shape[3], channels)))
+    return tf.stack(rows)
+
+
+of_many = _with_gradients(winograd.convolution, winograd.by_images, winograd.by_kernel)
+of_few = _with_gradients(_few_convolution, _few_by_images, _few_by_kernel)
