@@ -25,14 +25,14 @@ def convolution(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor:
     Returns:
         [b, (h - rows) // strides + 1, (w - columns) // strides + 1, filters].
     """
-    result = quicker(images, kernel) if strides == 1 else None
+    result = quicker(images, kernel, strides)
     if result is None:
         return ops.conv(images, kernel, strides=strides, padding="valid", data_format="channels_last")
     return result
 
 
-def quicker(images: Tensor, kernel: Tensor) -> Tensor | None:
-    """Valid convolution with stride 1 in another way than the framework's own, where one is known to be quicker.
+def quicker(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor | None:
+    """`convolution` in another way than the framework's own, where one is known to be quicker.
 
     That is in a training step for TensorFlow's CPU, in float32, for maps of enough values (layers/cpu_convolution.py).
     None: the framework's own is to be used.
@@ -41,5 +41,5 @@ def quicker(images: Tensor, kernel: Tensor) -> Tensor | None:
         return None
     from tfaclgan.layers import cpu_convolution
 
-    form = cpu_convolution.chosen(tuple(images.shape), tuple(kernel.shape))
+    form = cpu_convolution.chosen(tuple(images.shape), tuple(kernel.shape), strides)
     return None if form is None else cpu_convolution.computed(form, images, kernel)

@@ -1,9 +1,9 @@
 """Convolutions in float32 that TensorFlow's CPU kernels are slow at, above all their gradients.
 
-oneDNN's kernels take maps of few channels, and any map's gradients, at a half to a fiftieth of the rate of a plain forward
-convolution (docs/engines.md has the times). A form here has all three: the convolution, its gradient by the images, and by
-the kernel. Each is linear in two arguments, so that its own gradients are the other two: with them gradients of any
-order are computed by the same form.
+oneDNN's kernels take gradients, and maps of few channels, at two thirds to a fiftieth of the rate of a plain forward
+convolution (docs/engines.md). A form here has all three: the convolution, its gradient by the images, and by the
+kernel. Each is linear in two arguments, so that its own gradients are the other two: gradients of any order are
+computed by the same form.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from tfaclgan.layers.picture import grouped_convolution
 Tensor = Any
 Form = Callable[[Tensor, Tensor], Tensor]
 
+# From where on the forms are quicker, measured on two cores with AVX2 (docs/engines.md).
 FEW = 8  # channels: a picture's 3, a score's 1
 _FEW_FROM = 2**18  # values of the map of many channels
-_WINOGRAD_FROM = {2: 4096, 3: 1024, 4: 512}  # pixels of the result, by taps of the kernel
-_WINOGRAD_CHANNELS = 128
+_MANY = 128  # channels, and filters
+_MANY_FROM = {2: 4096, 3: 1024, 4: 512}  # pixels of the result, by taps of the kernel
 
 
-def chosen(images: tuple, kernel: tuple) -> Form | None:
-    """The form that is quicker than TensorFlow's own for arguments of these shapes, with stride 1; None: there is none.
+def chosen(images: tuple, kernel: tuple, strides: int) -> Form | None:
+    """The form that is quicker than TensorFlow's own for arguments of these shapes; None: there is none.
 
     Args:
         images: [b, h, w, c], of which some may be None.
@@ -35,13 +36,26 @@ def chosen(images: tuple, kernel: tuple) -> Form | None:
     if None in images or kernel[0] != kernel[1] or kernel[0] == 1:
         return None
     batch, height, width, channels = images
-    taps, filters = kernel[0], kernel[3]
+    taps, _, _, filters = kernel
+    if strides == 2:
+        if taps % 2 or height % 2 or width % 2:
+            return None
+        blocks = (batch, height // 2, width // 2, 4 * channels)
+        return halving if chosen(blocks, (taps // 2, taps // 2, 4 * channels, filters), 1) is of_many else None
     if min(channels, filters) <= FEW:
         return of_few if batch * height * width * max(channels, filters) >= _FEW_FROM else None
     pixels = batch * (height - taps + 1) * (width - taps + 1)
-    if min(channels, filters) >= _WINOGRAD_CHANNELS and pixels >= _WINOGRAD_FROM.get(taps, float("inf")):
+    if min(channels, filters) >= _MANY and pixels >= _MANY_FROM.get(taps, float("inf")):
         return of_many
     return None
+
+
+def halving(images: Tensor, kernel: Tensor) -> Tensor:
+    """Stride 2 with an even kernel and even sides: stride 1 on blocks of 2x2 pixels, with half as many taps."""
+    taps, _, channels, filters = kernel.shape
+    half = taps // 2
+    kernel = tf.transpose(tf.reshape(kernel, (half, 2, half, 2, channels, filters)), (0, 2, 1, 3, 4, 5))
+    return of_many(tf.nn.space_to_depth(images, 2), tf.reshape(kernel, (half, half, 4 * channels, filters)))
 
 
 def computed(form: Form, images: Tensor, kernel: Any) -> Tensor:

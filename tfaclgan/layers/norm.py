@@ -7,6 +7,7 @@ precision.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ EPSILON = 1e-5
 # `_instance_norm` takes samples one by one if they are fewer than this, have at most so many pixels, and at least so
 # many values (measured: with 16 channels at 64 px it is no quicker).
 _MANY, _LARGE, _SMALL = 5, 256 * 256, 256 * 64 * 64
+_COMPILED_FROM = 64 * 64 * 64  # values of a sample, for layers/cpu_norm.py
 FLAT = 1e-6  # a channel that varies less, relative to its mean, varies by rounding only
 
 
@@ -85,13 +87,18 @@ def layer_norm(images: Tensor, epsilon: float = EPSILON, unbiased: bool = False)
 
 
 def _standardise(images: Tensor, axes: tuple[int, ...], epsilon: float, unbiased: bool) -> Tensor:
+    return _normalise(images, axes, _one_over_the_deviation(epsilon, unbiased))
+
+
+@functools.cache
+def _one_over_the_deviation(epsilon: float, unbiased: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     def scale(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         flat = variance <= ops.square(FLAT * mean)
         factor = count / (count - 1) if unbiased else 1
         scale = ops.where(flat, 0, ops.rsqrt(factor * variance + epsilon))
         return scale, -0.5 * factor * scale * scale * scale
 
-    return _normalise(images, axes, scale)
+    return scale
 
 
 def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -101,6 +108,11 @@ def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
     the root. [b, h, w, c] -> the same shape, in full precision.
     """
 
+    return _normalise(images, (1, 2, 3), _one_over_the_deviation_and(epsilon))
+
+
+@functools.cache
+def _one_over_the_deviation_and(epsilon: float) -> Callable[..., tuple[Tensor, Tensor]]:
     def scale(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         # The root has no gradient at 0; a constant sample gets none, as in PyTorch.
         positive = variance > 0
@@ -109,7 +121,7 @@ def sample_norm(images: Tensor, epsilon: float = EPSILON) -> Tensor:
         scale = 1 / (ops.where(positive, deviation, 0) + epsilon)
         return scale, ops.where(positive, -0.5 * factor * scale * scale / deviation, 0)
 
-    return _normalise(images, (1, 2, 3), scale)
+    return scale
 
 
 def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
@@ -126,6 +138,10 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
     """
 
     images = ops.convert_to_tensor(images)
+    if _for_tensorflow_cpu(images):
+        from tfaclgan.layers import cpu_norm
+
+        return cpu_norm.normalising(axes, scale_of)(images)
 
     def parts(images: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = _moments_of_half(images, full, axes) if is_half(images) else _moments(full, axes)
@@ -152,6 +168,13 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
         return centred() * scale, gradient
 
     return normal(images)
+
+
+def _for_tensorflow_cpu(images: Tensor) -> bool:
+    """Whether layers/cpu_norm.py is quicker: for maps of float32 with enough values, in a training step."""
+    if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
+        return False
+    return None not in images.shape and math.prod(images.shape[1:]) >= _COMPILED_FROM
 
 
 def _moments(full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """Convolutions of small kernels with fewer multiplications, and their gradients, for TensorFlow's CPU.
 
-A convolution in one dimension that gives m results with a kernel of r taps is a product of two polynomials, which is known
-from its values at m + r - 1 points: so many multiplications in place of m r (Toom, Cook; Winograd 1980). In two dimensions
-a tile of m x m results takes (m + r - 1)^2 products of matrices [tiles, channels] x [channels, filters]; for 3x3 kernels
-and m = 4 these are a quarter of the multiplications (Lavin and Gray, arXiv 1509.09308, whose F(4x4, 3x3) this is). The
-gradients by images and by kernel are of the same kind. The products are TensorFlow's own; what is added up before and
-after them XLA compiles into passes over memory.
+A convolution in one dimension that gives m results with a kernel of r taps is a product of two polynomials, which is
+known from its values at m + r - 1 points: so many multiplications in place of m r (Toom, Cook; Winograd 1980). In two
+dimensions a tile of m x m results takes (m + r - 1)^2 products of matrices [tiles, channels] x [channels, filters]; for
+3x3 kernels and m = 4 these are a quarter of the multiplications (Lavin and Gray, arXiv 1509.09308, whose F(4x4, 3x3)
+this is). The gradients by images and by kernel are of the same kind. The products are TensorFlow's own; what is added
+up before and after them XLA compiles into passes over memory.
 
 Here there are always six points: m = 5 for 2x2 kernels, 4 for 3x3, 3 for 4x4. Deviation: they are 0, +-3/4, +-3/2 and
 infinity, not 0, +-1, +-2 and infinity, which halves the error. In float32 results differ from the exact ones by 1e-6 of
@@ -104,7 +104,10 @@ def _results(products: list[Tensor], shape: tuple[int, int, int], taps: int) -> 
     """A (products) A^T of all tiles, side by side: [*shape, filters]."""
     batch, height, width = shape
     counts = tuple(_count(side, _tile(taps)) for side in (height, width))
-    rows = [_whole_rows(*products[i : i + _SIZE], counts=(batch, *counts), taps=taps) for i in range(0, len(products), _SIZE)]
+    rows = [
+        _whole_rows(*products[i : i + _SIZE], counts=(batch, *counts), taps=taps)
+        for i in range(0, len(products), _SIZE)
+    ]
     return _whole(*rows, height=height, width=width, taps=taps)
 
 
@@ -165,7 +168,7 @@ def _whole_rows(*products: Tensor, counts: tuple[int, int, int], taps: int) -> T
 @_compiled
 def _whole(*rows: Tensor, height: int, width: int, taps: int) -> Tensor:
     """A along rows, and what is beyond the image cut off: -> [b, height, width, filters]."""
-    batch, down, across, filters = rows[0].shape
+    batch, _, across, filters = rows[0].shape
     found = tf.stack(_combined(transforms(taps)[0], rows), axis=2)
     return tf.reshape(found, (batch, -1, across, filters))[:, :height, :width]
 
