@@ -395,3 +395,50 @@ def test_second_derivatives_through_the_kernel():
     for one, other in zip(found, expected, strict=True):
         one, other = np.asarray(one, np.float64), np.asarray(other)
         assert np.abs(one - other).max() < 0.03 * np.abs(other).max()
+
+
+@pytest.fixture
+def small_float32_maps_too(monkeypatch):
+    monkeypatch.setattr("tfaclgan.layers.norm._COMPILED_FROM", 0)
+
+
+@pytest.mark.usefixtures("small_float32_maps_too")
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_that_xla_compiles_on_tensorflows_cpu(kind):
+    """Values, first and second derivatives as those of the written-out formula in float64."""
+    weights = tf.constant(np.random.RandomState(1).standard_normal(IMAGES.shape), "float32")
+    with target.compiling_for("cpu"):
+        found = two_derivatives(NORMS[kind], tf.constant(IMAGES, "float32"), weights)
+    exact = tf.cast(tf.constant(IMAGES, "float32"), "float64")
+    expected = two_derivatives(lambda x: written_out(x, kind), exact, tf.cast(weights, "float64"))
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(np.asarray(one, np.float64) - other).max() < 1e-5 * np.abs(other).max()
+
+
+@pytest.mark.parametrize("value", [0.7, -300.0, 1e-8])
+@pytest.mark.parametrize("kind", NORMS)
+def test_flat_maps_are_zero_where_xla_compiles(kind, value):
+    """And pass no gradient; `sample_norm` passes that of the centring, divided by its epsilon, as PyTorch does."""
+    images = tf.fill((1, 256, 256, 4), value)
+    with target.compiling_for("cpu"), tf.GradientTape() as tape:
+        tape.watch(images)
+        normal = NORMS[kind](images)
+    upstream = np.random.RandomState(0).standard_normal(images.shape)
+    expected = 1e5 * (upstream - upstream.mean()) if kind == "sample" else np.zeros_like(upstream)
+    assert not np.any(normal)
+    np.testing.assert_allclose(
+        tape.gradient(normal, images, tf.cast(upstream, "float32")), expected, rtol=1e-5, atol=1e-6 * expected.max()
+    )
+
+
+def test_which_norms_xla_compiles():
+    def compiled(shape, dtype, kind):
+        with target.compiling_for(kind):
+            graph = tf.function(lambda x: sample_norm(x)).get_concrete_function(tf.TensorSpec(shape, dtype)).graph
+        return bool(graph.as_graph_def().library.function)
+
+    assert compiled((1, 64, 64, 64), "float32", "cpu")
+    assert not compiled((1, 64, 64, 32), "float32", "cpu")
+    assert not compiled((None, 64, 64, 64), "float32", "cpu")
+    assert not compiled((1, 64, 64, 64), "bfloat16", "cpu")
+    assert not compiled((1, 64, 64, 64), "float32", "xla cpu")
