@@ -1,1 +1,1 @@
-"""Layers that more than one network family uses; keras and keras.ops only."""
+"""Layers that more than one network family uses; keras and keras.ops only, but for `tensorflow_cpu/`."""

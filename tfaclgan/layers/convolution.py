@@ -34,12 +34,12 @@ def convolution(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor:
 def quicker(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor | None:
     """`convolution` in another way than the framework's own, where one is known to be quicker.
 
-    That is in a training step for TensorFlow's CPU, in float32, for maps of enough values (layers/cpu_convolution.py).
-    None: the framework's own is to be used.
+    That is in a training step for TensorFlow's CPU, in float32, for maps of enough values
+    (layers/tensorflow_cpu/convolution.py). None: the framework's own is to be used.
     """
     if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
         return None
-    from tfaclgan.layers import cpu_convolution
+    from tfaclgan.layers.tensorflow_cpu import convolution as on_cpu
 
-    form = cpu_convolution.chosen(tuple(images.shape), tuple(kernel.shape), strides)
-    return None if form is None else cpu_convolution.computed(form, images, kernel)
+    form = on_cpu.chosen(tuple(images.shape), tuple(kernel.shape), strides)
+    return None if form is None else on_cpu.computed(form, images, kernel)

@@ -23,7 +23,7 @@ EPSILON = 1e-5
 # `_instance_norm` takes samples one by one if they are fewer than this, have at most so many pixels, and at least so
 # many values (measured: with 16 channels at 64 px it is no quicker).
 _MANY, _LARGE, _SMALL = 5, 256 * 256, 256 * 64 * 64
-_COMPILED_FROM = 64 * 64 * 64  # values of a sample, for layers/cpu_norm.py
+_COMPILED_FROM = 64 * 64 * 64  # values of a sample, for layers/tensorflow_cpu/norm.py
 FLAT = 1e-6  # a channel that varies less, relative to its mean, varies by rounding only
 
 
@@ -139,9 +139,9 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
 
     images = ops.convert_to_tensor(images)
     if _for_tensorflow_cpu(images):
-        from tfaclgan.layers import cpu_norm
+        from tfaclgan.layers.tensorflow_cpu.norm import normalising
 
-        return cpu_norm.normalising(axes, scale_of)(images)
+        return normalising(axes, scale_of)(images)
 
     def parts(images: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = _moments_of_half(images, full, axes) if is_half(images) else _moments(full, axes)
@@ -171,7 +171,7 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
 
 
 def _for_tensorflow_cpu(images: Tensor) -> bool:
-    """Whether layers/cpu_norm.py is quicker: for maps of float32 with enough values, in a training step."""
+    """Whether layers/tensorflow_cpu/norm.py is quicker: for maps of float32 with enough values, in a training step."""
     if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
         return False
     return None not in images.shape and math.prod(images.shape[1:]) >= _COMPILED_FROM

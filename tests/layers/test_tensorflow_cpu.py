@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfaclgan.layers import cpu_convolution, target, winograd
+from tfaclgan.layers import target
 from tfaclgan.layers.convolution import Conv2D, convolution
-from tfaclgan.layers.cpu_convolution import halving, of_few, of_many
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
+from tfaclgan.layers.tensorflow_cpu import winograd
+from tfaclgan.layers.tensorflow_cpu.convolution import chosen, halving, of_few, of_many
 
 # form, images, kernel, strides: sides that tiles divide and that they do not
 CASES = {
@@ -125,7 +126,7 @@ def test_precision_in_float32(taps, side):
     ],
 )
 def test_which_form_is_chosen(images, kernel, strides, form):
-    assert cpu_convolution.chosen(images, kernel, strides) is form
+    assert chosen(images, kernel, strides) is form
 
 
 def operations(layer, images, kind):

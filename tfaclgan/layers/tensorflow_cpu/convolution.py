@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.layers import winograd
 from tfaclgan.layers.picture import grouped_convolution
+from tfaclgan.layers.tensorflow_cpu import winograd
 
 Tensor = Any
 Form = Callable[[Tensor, Tensor], Tensor]
