@@ -104,6 +104,11 @@ def test_supported_pythons_are_those_of_the_lock_files(arguments):
     assert not any(version in supported for version in ("3.9.18", "3.14.0"))
 
 
+def test_no_extra_has_an_underscore(arguments):
+    """pip before 23.3 does not find it: built metadata spells it with a hyphen."""
+    assert not [name for name in arguments["extras_require"] if "_" in name]
+
+
 def test_only_the_extra_of_a_device_brings_a_tensorflow(arguments):
     bringing = {
         extra

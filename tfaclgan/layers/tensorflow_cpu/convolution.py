@@ -70,7 +70,6 @@ def _with_gradients(forward: Form, by_images: Form, by_kernel: Form) -> Form:
         by_images: (upstream, kernel) -> the gradient by the images.
         by_kernel: (images, upstream) -> the gradient by the kernel.
     """
-
     forward, by_images, by_kernel = (_once_for_each_shape(function) for function in (forward, by_images, by_kernel))
 
     @_in_its_own_graph
@@ -94,7 +93,7 @@ def _once_for_each_shape(function: Form) -> Form:
 
 
 def _in_its_own_graph(function: Callable) -> Form:
-    """tf.custom_gradient keeps the graph it is traced into as long as the process lives: a small one a shape, so."""
+    """tf.custom_gradient keeps the graph it is traced into for as long as the process lives: a small one, this way."""
     return tf.function(tf.custom_gradient(function), autograph=False)
 
 
