@@ -33,7 +33,7 @@ FIGURES = {
     "memory, GiB": r"memory +([\d.]+) of (\d+) GiB",
     "TFLOP": r"work +([\d.]+) TFLOP",
     "traffic, GB": r"TFLOP, ([\d.]+) GB",
-    "at least, ms": r"at least +([\d.]+) ms",
+    "at least, ms": r"\n  at least +([\d.]+) ms",
     "expected, ms": r"expected +([\d.]+) ms",
     "of peak": r"(\d+%) of the peak",
     "padding": r"padding +(\d+%)",
