@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfaclgan.layers.picture import grouped_convolution
 from tfaclgan.layers.tensorflow_cpu import winograd
+from tfaclgan.layers.tensorflow_cpu.functions import in_its_own_graph
 
 Tensor = Any
 Form = Callable[[Tensor, Tensor], Tensor]
@@ -72,15 +73,15 @@ def _with_gradients(forward: Form, by_images: Form, by_kernel: Form) -> Form:
     """
     forward, by_images, by_kernel = (_once_for_each_shape(function) for function in (forward, by_images, by_kernel))
 
-    @_in_its_own_graph
+    @in_its_own_graph
     def convolved(images: Tensor, kernel: Tensor) -> tuple[Tensor, Callable]:
         return forward(images, kernel), lambda up: (to_images(up, kernel), to_kernel(images, up))
 
-    @_in_its_own_graph
+    @in_its_own_graph
     def to_images(upstream: Tensor, kernel: Tensor) -> tuple[Tensor, Callable]:
         return by_images(upstream, kernel), lambda up: (convolved(up, kernel), to_kernel(up, upstream))
 
-    @_in_its_own_graph
+    @in_its_own_graph
     def to_kernel(images: Tensor, upstream: Tensor) -> tuple[Tensor, Callable]:
         return by_kernel(images, upstream), lambda up: (to_images(upstream, up), convolved(images, up))
 
@@ -90,11 +91,6 @@ def _with_gradients(forward: Form, by_images: Form, by_kernel: Form) -> Form:
 def _once_for_each_shape(function: Form) -> Form:
     """Kept as one operation of a step, however often it is called: its graph is prepared once."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-
-
-def _in_its_own_graph(function: Callable) -> Form:
-    """tf.custom_gradient keeps the graph it is traced into for as long as the process lives: a small one, this way."""
-    return tf.function(tf.custom_gradient(function), autograph=False)
 
 
 def _few_convolution(images: Tensor, kernel: Tensor) -> Tensor:

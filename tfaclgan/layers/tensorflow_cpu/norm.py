@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfaclgan.layers.tensorflow_cpu.functions import compiled, in_its_own_graph
+
 Tensor = Any
 # (mean, variance, how many values) -> the scale, and its derivative by the variance
 ScaleOf = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -40,23 +42,18 @@ def normalising(axes: tuple[int, ...], scale_of: ScaleOf) -> Callable[[Tensor], 
         centred = above - middle
         return centred, *scale_of(first + middle, mean(tf.square(centred)), count)
 
-    @_compiled
+    @compiled
     def forward(images: Tensor) -> Tensor:
         centred, scale, _ = parts(images)
         return centred * scale
 
-    @_compiled
+    @compiled
     def backward(images: Tensor, upstream: Tensor) -> Tensor:
         centred, scale, slope = parts(images)
         return scale * (upstream - mean(upstream)) + centred * (2 * slope * mean(upstream * centred))
 
-    @tf.custom_gradient
+    @in_its_own_graph
     def normal(images: Tensor) -> tuple[Tensor, Callable]:
         return forward(images), lambda upstream: backward(images, upstream)
 
-    # In a graph of its own, as tf.custom_gradient keeps that as long as the process lives.
-    return tf.function(normal, autograph=False)
-
-
-def _compiled(function: Callable) -> Callable:
-    return tf.function(function, jit_compile=True, autograph=False)
+    return normal
