@@ -7,6 +7,7 @@ environment already holds exactly this lock file and this setup.py.
 """
 
 import hashlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -28,6 +29,17 @@ def fingerprint(lock: pathlib.Path) -> str:
     for path in (lock, HERE.parent / "setup.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def compile_all(python: pathlib.Path, folder: pathlib.Path) -> None:
+    """Bytecode of every package, by all cores (pip would take one).
+
+    Where PYTHONDONTWRITEBYTECODE is set, as in many containers, nothing is kept of what an import compiles: each start
+    would compile TensorFlow again. Packages may hold files of other Pythons; what cannot be compiled is passed over.
+    """
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [str(python), "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", str(folder)]
+    subprocess.run(command, env=plain)
 
 
 def main(arguments: "list[str]") -> int:
@@ -58,11 +70,11 @@ def main(arguments: "list[str]") -> int:
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    # Compiling all of TensorFlow to bytecode takes longer than unpacking it; what is used gets compiled on import.
     steps = ([*pip, "--no-compile", "-r", str(lock)], [*pip, "--no-build-isolation", "-e", str(HERE.parent)])
     for step in steps:
         if subprocess.run(step).returncode:
             return fail(f"`{' '.join(step)}` failed, see above; with the network or the disk mended, run make again")
+    compile_all(python, folder)
     stamp.write_text(wanted + "\n")
     return 0
 
