@@ -116,26 +116,34 @@ def test_compiles_under_xla_and_agrees(method, plain):
         assert actual[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(method, plain, tmp_path):
+@pytest.mark.parametrize("goes_on", ["the same engine", pytest.param("a new engine", marks=pytest.mark.slow)])
+def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(method, plain, goes_on, tmp_path):
+    """An engine that has trained on goes back to what a checkpoint holds: whatever else it remembers must not matter."""
     period = plain.engine.period
     checkpoint.save(str(tmp_path), plain.states[1], period)
-    second = engine(method, xla="off")
-    second.load_state(checkpoint.load_newest(str(tmp_path))[1], "checkpoint")
+    saved = checkpoint.load_newest(str(tmp_path))[1]
+    second = plain.engine if goes_on == "the same engine" else engine(method, xla="off")
+    second.load_state(saved, "checkpoint")
     second.train(batches(second, first=period), period)
     expected, actual = plain.states[2], second.state()
     different = [name for name in expected if not np.array_equal(expected[name], actual[name])]
     assert not different
 
 
-def test_weights_have_the_same_names_in_a_second_build(method):
-    assert list(engine(method).variables()) == list(engine(method, seed=9).variables())
+def test_a_second_build_takes_the_state_of_the_first(method, plain):
+    """Of another seed: every weight, slot and memory has the same name, and is replaced."""
+    second = engine(method, seed=9)
+    assert list(second.variables()) == list(plain.engine.variables())
+    second.load_state(plain.states[1], "state")
+    actual = second.state()
+    assert not [name for name, value in plain.states[1].items() if not np.array_equal(value, actual[name])]
 
 
-def test_checkpoint_to_translation(method, tmp_path):
-    subject, config = engine(method), config_of(method)
+def test_checkpoint_to_translation(method, plain, tmp_path):
+    config = config_of(method)
     run = rundir.Run(str(tmp_path / "run"), method, config, (SIZE, SIZE, 3), {"load_size": SIZE})
     rundir.open_run(run)
-    checkpoint.save(run.folder("checkpoints"), subject.state(), 0)
+    checkpoint.save(run.folder("checkpoints"), plain.states[2], 2 * plain.engine.period)
     loaded_run, networks = rundir.load_networks(run.path)
     assert loaded_run.config == config
     translator = Translator(loaded_run, networks)

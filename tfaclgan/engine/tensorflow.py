@@ -137,7 +137,7 @@ class _ReplicaAdam(CoupledAdam):
         index = self._get_variable_index(variable)
         momentum, velocity = (_local(slots[index].value) for slots in (self._momentums, self._velocities))
         gradient, rate = tf.cast(gradient, variable.dtype), tf.cast(learning_rate, variable.dtype)
-        beta_1, beta_2 = (tf.cast(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        beta_1, beta_2, power_1, power_2, epsilon = self.once(self._of_the_kernel, variable.dtype)
         if self.leaves_out:
             kept = tf.math.is_finite(tf.reshape(gradient, [-1])[0])
             gradient = tf.where(kept, gradient, tf.zeros_like(gradient))
@@ -145,19 +145,24 @@ class _ReplicaAdam(CoupledAdam):
             beta_1, beta_2 = (tf.where(kept, beta, tf.ones_like(beta)) for beta in (beta_1, beta_2))
         if self._l2_of[index]:
             gradient = gradient + self._l2_of[index] * variable
-        correction_1, correction_2 = self.bias_corrections(variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=momentum.handle,
             v=velocity.handle,
-            beta1_power=1 - correction_1,
-            beta2_power=1 - correction_2,
+            beta1_power=power_1,
+            beta2_power=power_2,
             lr=rate,
             beta1=beta_1,
             beta2=beta_2,
-            epsilon=self.epsilon * tf.sqrt(correction_2),
+            epsilon=epsilon,
             grad=gradient,
         )
+
+    def _of_the_kernel(self, dtype: tf.DType) -> tuple[tf.Tensor, ...]:
+        """beta_1, beta_2, beta_1^t, beta_2^t, epsilon."""
+        correction_1, correction_2 = self.bias_corrections(dtype)
+        betas = (tf.constant(beta, dtype) for beta in (self.beta_1, self.beta_2))
+        return *betas, 1 - correction_1, 1 - correction_2, self.epsilon * tf.sqrt(correction_2)
 
 
 def _local(variable: tf.Variable) -> tf.Variable:

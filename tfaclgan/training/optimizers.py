@@ -7,6 +7,8 @@ decoupled (AdamW), and its epsilon stands beside the uncorrected root, a factor 
 from __future__ import annotations
 
 import math
+import types
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -121,11 +123,27 @@ class CoupledAdam(keras.optimizers.Adam):
     ) -> None:
         super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, name=name, **kwargs)
         self.l2, self.l2_on = l2, l2_on
+        self._common = types.SimpleNamespace(values={})  # a dict alone would be tracked, as part of checkpoints
 
     def build(self, variables: list[Any]) -> None:
         """Slots, and which of the variables have the penalty."""
         super().build(variables)
         self._l2_of = [self.l2 if self.l2_on == "all" or v.name == "kernel" else 0.0 for v in variables]
+
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """Updates every variable; what their updates have in common is computed once, see `once`."""
+        self._common.values.clear()
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self._common.values.clear()
+
+    def once(self, function: Callable[[Any], Any], dtype: Any) -> Any:
+        """`function(dtype)`, the same for all variables of an `apply` of this type of number."""
+        key = (function.__name__, dtype)
+        if key not in self._common.values:
+            self._common.values[key] = function(dtype)
+        return self._common.values[key]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's update."""
@@ -134,7 +152,7 @@ class CoupledAdam(keras.optimizers.Adam):
         gradient = ops.cast(gradient, variable.dtype)
         if self._l2_of[index]:
             gradient = gradient + self._l2_of[index] * variable
-        correction_1, correction_2 = self.bias_corrections(variable.dtype)
+        correction_1, correction_2 = self.once(self.bias_corrections, variable.dtype)
         self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
         self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
         root = ops.sqrt(velocity / correction_2) + self.epsilon
