@@ -236,6 +236,18 @@ def test_a_failed_installation_leaves_no_stamp(make_environment, tmp_path, monke
     assert "failed" in capsys.readouterr().err
 
 
+def test_bytecode_is_kept_where_imports_keep_none(make_environment, tmp_path, monkeypatch, capfd):
+    """Containers often set PYTHONDONTWRITEBYTECODE, and every start compiled TensorFlow's modules again."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "sound.py").write_text("x = 1\n")
+    (tmp_path / "package" / "of_another_python.py").write_text("print 1\n")
+    make_environment.compile_all(pathlib.Path(sys.executable), tmp_path)
+    assert [path.name.split(".")[0] for path in tmp_path.rglob("*.pyc")] == ["sound"]
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(
     ("target", "command"),

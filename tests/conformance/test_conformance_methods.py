@@ -118,7 +118,7 @@ def test_compiles_under_xla_and_agrees(method, plain):
 
 @pytest.mark.parametrize("goes_on", ["the same engine", pytest.param("a new engine", marks=pytest.mark.slow)])
 def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(method, plain, goes_on, tmp_path):
-    """An engine that has trained on goes back to what a checkpoint holds: whatever else it remembers must not matter."""
+    """An engine that has trained on goes back to a checkpoint: whatever else it remembers must not matter."""
     period = plain.engine.period
     checkpoint.save(str(tmp_path), plain.states[1], period)
     saved = checkpoint.load_newest(str(tmp_path))[1]

@@ -36,6 +36,22 @@ def test_update_equals_the_formula(optimizer_class, epsilon):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("optimizer_class", [CoupledAdam, _ReplicaAdam])
+def test_what_all_updates_have_in_common_is_computed_once(optimizer_class):
+    def operations(count):
+        variables = [keras.Variable(np.ones(3, np.float32)) for _ in range(count)]
+        optimizer = optimizer_class(1e-2, l2=0.1)
+        optimizer.build(variables)
+
+        @tf.function(autograph=False)
+        def step():
+            optimizer.apply([tf.ones(3)] * count, variables)
+
+        return [operation.type for operation in step.get_concrete_function().graph.get_operations()]
+
+    assert operations(4).count("Expm1") == operations(1).count("Expm1") == 2
+
+
 def test_the_rate_is_halved_at_multiples_counted_in_data_iterations():
     every_second = StepDecay(1.0, decay_steps=100, factor=0.5, every=2)
     assert [float(every_second(n)) for n in (0, 49, 50, 99, 100)] == [1.0, 1.0, 0.5, 0.5, 0.25]
