@@ -7,7 +7,6 @@ environment already holds exactly this lock file and this setup.py.
 """
 
 import hashlib
-import os
 import pathlib
 import shutil
 import subprocess
@@ -37,9 +36,7 @@ def compile_all(python: pathlib.Path, folder: pathlib.Path) -> None:
     Where PYTHONDONTWRITEBYTECODE is set, as in many containers, nothing is kept of what an import compiles: each start
     would compile TensorFlow again. Packages may hold files of other Pythons; what cannot be compiled is passed over.
     """
-    plain = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [str(python), "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", str(folder)]
-    subprocess.run(command, env=plain)
+    subprocess.run([str(python), "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", str(folder)])
 
 
 def main(arguments: "list[str]") -> int:

@@ -132,7 +132,6 @@ class CoupledAdam(keras.optimizers.Adam):
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates every variable; what their updates have in common is computed once, see `once`."""
-        self._common.values.clear()
         try:
             super().apply(grads, trainable_variables)
         finally:
