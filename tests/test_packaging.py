@@ -248,6 +248,24 @@ def test_bytecode_is_kept_where_imports_keep_none(make_environment, tmp_path, mo
     assert printed.out + printed.err == ""
 
 
+def test_tests_of_a_group_stay_with_one_worker(tmp_path):
+    """`make test` shares engines by it; with pytest 9.2, xdist 3.8 spread them over both workers and said nothing."""
+    (tmp_path / "test_groups.py").write_text(
+        "import os, pathlib, time\n"
+        "import pytest\n"
+        "@pytest.fixture(scope='module', params=[pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in 'abc'])\n"
+        "def shared(request):\n"
+        "    pathlib.Path(f'{request.param}-{os.getpid()}').touch()\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_one(shared, number):\n"
+        "    time.sleep(0.05)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert sorted(path.name.split("-")[0] for path in tmp_path.glob("[abc]-*")) == ["a", "b", "c"]
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(
     ("target", "command"),
