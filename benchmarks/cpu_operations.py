@@ -56,6 +56,9 @@ def main() -> int:
     if not chosen:
         print(f"cpu_operations.py: error: no operation's name has {' or '.join(arguments.only)}", file=sys.stderr)
         return 2
+    from tfaclgan.engine import strategy
+
+    strategy.make("cpu")  # memory as in a training
     heads = ("TensorFlow's, ms", "ours, ms", "ratio", "TensorFlow's with gradients, ms", "ours, ms", "ratio")
     print(f"| operation | {' | '.join(heads)} |\n{'| --- ' * (1 + len(heads))}|", flush=True)
     for operation in chosen:
@@ -70,7 +73,7 @@ def main() -> int:
 def operations(batch: int) -> Iterator[Operation]:
     import tensorflow as tf
 
-    from tfaclgan.layers import norm, picture, resampling
+    from tfaclgan.layers import norm, padding, picture, resampling
     from tfaclgan.layers.convolution import convolution
 
     def convolved(side: int, taps: int, channels: int, filters: int, strides: int = 1) -> Operation:
@@ -105,6 +108,10 @@ def operations(batch: int) -> Iterator[Operation]:
         name = f"instance norm and ReLU, {side}x{side}x{channels}, {dtype}"
         shape = (batch, side, side, channels)
         yield Operation(name, lambda x: tf.nn.relu(tf.cast(norm.instance_norm(x), x.dtype)), (shape,), dtype)
+
+    for border, side, channels in ((1, 64, 256), (3, 256, 64), (1, 128, 128)):
+        name = f"mirrored border of {border}, {side}x{side}x{channels}"
+        yield Operation(name, lambda x, n=border: padding.reflect_pad(x, n), ((batch, side, side, channels),))
 
 
 def milliseconds(operation: Operation, gradients: bool, rounds: int) -> tuple[float, float]:

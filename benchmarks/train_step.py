@@ -473,6 +473,9 @@ def set_up_tensorflow(arguments: argparse.Namespace) -> tuple[str, Callable[[], 
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     cards = tf.config.list_physical_devices("GPU")
     if not cards:
+        from tfaclgan.engine import strategy
+
+        strategy.make("cpu")
         return "cpu", lambda: 0.0
     for card in cards:
         tf.config.experimental.set_memory_growth(card, True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import tensorflow as tf
 
 from tfaclgan.layers import target
 from tfaclgan.layers.convolution import Conv2D, convolution
+from tfaclgan.layers.padding import edge_pad, reflect_pad
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
 from tfaclgan.layers.tensorflow_cpu import winograd
 from tfaclgan.layers.tensorflow_cpu.convolution import chosen, halving, of_few, of_many
+from tfaclgan.layers.tensorflow_cpu.padding import mirroring
 
 # form, images, kernel, strides: sides that tiles divide and that they do not
 CASES = {
@@ -198,3 +202,56 @@ def test_strides_of_a_plain_convolution():
     with target.compiling_for("cpu"):
         found = convolution(images, kernel, 2)
     np.testing.assert_array_equal(found, tf.nn.conv2d(images, kernel, 2, "VALID"))
+
+
+@pytest.mark.parametrize("before, after, skipped", [(1, 1, 1), (3, 3, 1), (1, 2, 1), (0, 1, 1), (2, 2, 0)])
+@pytest.mark.parametrize("sides, axes", [((9, 13), (1, 2)), ((8, 8), (1, 2)), ((9, 4), (1,))])
+def test_mirrored_borders(before, after, skipped, sides, axes):
+    """Values by numpy; the gradient by a product with the same borders of random maps, as it is linear."""
+    random = np.random.RandomState(0)
+    images = random.standard_normal((2, *sides, 3))
+    around = [(before, after) if axis in axes else (0, 0) for axis in range(4)]
+    mode = "reflect" if skipped else "symmetric"
+    expected = np.pad(images, around, mode=mode)
+    upstream = random.standard_normal(expected.shape)
+    pad = mirroring(before, after, axes, skipped)
+
+    x, up = tf.constant(images), tf.constant(upstream)
+    with tf.GradientTape() as outer:
+        outer.watch(up)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            result = pad(x)
+        slope = tape.gradient(result, x, up)
+    np.testing.assert_array_equal(result, expected)
+    other = random.standard_normal(images.shape)  # <pad(other), upstream> = <other, slope>
+    np.testing.assert_allclose(np.sum(other * slope), np.sum(np.pad(other, around, mode=mode) * upstream), rtol=1e-10)
+    unit = np.zeros(images.shape)
+    unit[1, 1, 2, 0] = 1
+    np.testing.assert_allclose(slope[1, 1, 2, 0], np.sum(np.pad(unit, around, mode=mode) * upstream), rtol=1e-10)
+    np.testing.assert_array_equal(outer.gradient(slope, up, tf.constant(other)), np.pad(other, around, mode=mode))
+
+
+@pytest.mark.parametrize(
+    "kind, shape, dtype, taken",
+    [
+        ("cpu", (1, 64, 64, 64), "float32", True),
+        ("cpu", (1, 64, 64, 64), "bfloat16", False),
+        ("cpu", (1, 64, 64, 16), "float32", False),
+        ("cpu", (None, 64, 64, 64), "float32", False),
+        ("cpu", (1, 5, 512, 128), "float32", False),  # the borders of a side meet
+        ("xla cpu", (1, 64, 64, 64), "float32", False),
+        ("gpu", (1, 64, 64, 64), "float32", False),
+        ("tpu", (1, 64, 64, 64), "float32", False),
+        (None, (1, 64, 64, 64), "float32", False),
+    ],
+)
+def test_which_borders_are_compiled(kind, shape, dtype, taken):
+    def padded(images):
+        with target.compiling_for(kind) if kind else contextlib.nullcontext():
+            return edge_pad(images, 2) + reflect_pad(images, 2)
+
+    graph = tf.function(padded).get_concrete_function(tf.TensorSpec(shape, dtype)).graph
+    operations = {op.type for op in graph.get_operations()}
+    assert ("MirrorPad" not in operations) == (taken or kind == "tpu")
+    assert any("PartitionedCall" in name for name in operations) == taken

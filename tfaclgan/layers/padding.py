@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from tfaclgan.layers import target
 
 Tensor = Any
 ROWS, COLUMNS = 1, 2  # axes of a batch of images
+_COMPILED_FROM = 64 * 64 * 64  # values of a sample, for layers/tensorflow_cpu/padding.py
 
 
 class ReflectPad2D(keras.layers.Layer):
@@ -45,6 +47,8 @@ def reflect_pad(images: Tensor, padding: int | tuple[int, int], axes: tuple[int,
     if keras.backend.backend() == "jax" or target.on_tpu():
         # JAX's own gradient passes over the map once for each side; of TensorFlow's op XLA reverses whole maps.
         return _mirrored(images, before, after, axes, 1)
+    if _for_tensorflow_cpu(images, before + after):
+        return _compiled(images, before, after, axes, 1)
     return ops.pad(images, _around(before, after, axes), mode="reflect")
 
 
@@ -54,6 +58,8 @@ def edge_pad(images: Tensor, padding: int, axes: tuple[int, ...] = (ROWS, COLUMN
         return _gathered(images, padding, padding, axes, 0)
     if target.on_tpu():
         return _mirrored(images, padding, padding, axes, 0)
+    if _for_tensorflow_cpu(images, 2 * padding):
+        return _compiled(images, padding, padding, axes, 0)
     return ops.pad(images, _around(padding, padding, axes), mode="symmetric")
 
 
@@ -126,6 +132,21 @@ def _gathered(images: Tensor, before: int, after: int, axes: tuple[int, ...], sk
 
     padded.defvjp(lambda images: (padded(images), None), gradient)
     return padded(images)
+
+
+def _for_tensorflow_cpu(images: Tensor, mirrored: int) -> bool:
+    """Whether layers/tensorflow_cpu/padding.py is quicker: for large maps of float32, in a training step."""
+    if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
+        return False
+    if None in images.shape or math.prod(images.shape[1:]) < _COMPILED_FROM:
+        return False
+    return mirrored + 2 <= min(images.shape[ROWS], images.shape[COLUMNS])
+
+
+def _compiled(images: Tensor, before: int, after: int, axes: tuple[int, ...], skipped: int) -> Tensor:
+    from tfaclgan.layers.tensorflow_cpu.padding import mirroring
+
+    return mirroring(before, after, tuple(axes), skipped)(ops.convert_to_tensor(images))
 
 
 def _pair(padding: int | tuple[int, int]) -> tuple[int, int]:
