@@ -399,7 +399,7 @@ def test_second_derivatives_through_the_kernel():
 
 @pytest.fixture
 def small_float32_maps_too(monkeypatch):
-    monkeypatch.setattr("tfaclgan.layers.norm._COMPILED_FROM", 0)
+    monkeypatch.setattr("tfaclgan.layers.target._LARGE", 0)
 
 
 @pytest.mark.usefixtures("small_float32_maps_too")

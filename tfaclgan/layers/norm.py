@@ -23,7 +23,6 @@ EPSILON = 1e-5
 # `_instance_norm` takes samples one by one if they are fewer than this, have at most so many pixels, and at least so
 # many values (measured: with 16 channels at 64 px it is no quicker).
 _MANY, _LARGE, _SMALL = 5, 256 * 256, 256 * 64 * 64
-_COMPILED_FROM = 64 * 64 * 64  # values of a sample, for layers/tensorflow_cpu/norm.py
 FLAT = 1e-6  # a channel that varies less, relative to its mean, varies by rounding only
 
 
@@ -138,7 +137,7 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
     """
 
     images = ops.convert_to_tensor(images)
-    if _for_tensorflow_cpu(images):
+    if target.compiles_passes(images):
         from tfaclgan.layers.tensorflow_cpu.norm import normalising
 
         return normalising(axes, scale_of)(images)
@@ -168,13 +167,6 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
         return centred() * scale, gradient
 
     return normal(images)
-
-
-def _for_tensorflow_cpu(images: Tensor) -> bool:
-    """Whether layers/tensorflow_cpu/norm.py is quicker: for maps of float32 with enough values, in a training step."""
-    if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
-        return False
-    return None not in images.shape and math.prod(images.shape[1:]) >= _COMPILED_FROM
 
 
 def _moments(full: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

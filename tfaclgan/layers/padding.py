@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -13,7 +12,6 @@ from tfaclgan.layers import target
 
 Tensor = Any
 ROWS, COLUMNS = 1, 2  # axes of a batch of images
-_COMPILED_FROM = 64 * 64 * 64  # values of a sample, for layers/tensorflow_cpu/padding.py
 
 
 class ReflectPad2D(keras.layers.Layer):
@@ -46,8 +44,8 @@ def reflect_pad(images: Tensor, padding: int | tuple[int, int], axes: tuple[int,
         return _gathered(images, before, after, axes, 1)
     if keras.backend.backend() == "jax" or target.on_tpu():
         # JAX's own gradient passes over the map once for each side; of TensorFlow's op XLA reverses whole maps.
-        return _mirrored(images, before, after, axes, 1)
-    if _for_tensorflow_cpu(images, before + after):
+        return mirrored_strips(images, before, after, axes, 1)
+    if _is_compiled(images, before + after):
         return _compiled(images, before, after, axes, 1)
     return ops.pad(images, _around(before, after, axes), mode="reflect")
 
@@ -57,8 +55,8 @@ def edge_pad(images: Tensor, padding: int, axes: tuple[int, ...] = (ROWS, COLUMN
     if target.on_jax_gpu():
         return _gathered(images, padding, padding, axes, 0)
     if target.on_tpu():
-        return _mirrored(images, padding, padding, axes, 0)
-    if _for_tensorflow_cpu(images, 2 * padding):
+        return mirrored_strips(images, padding, padding, axes, 0)
+    if _is_compiled(images, 2 * padding):
         return _compiled(images, padding, padding, axes, 0)
     return ops.pad(images, _around(padding, padding, axes), mode="symmetric")
 
@@ -77,7 +75,7 @@ def _around(before: int, after: int, axes: tuple[int, ...]) -> tuple[tuple[int, 
     return tuple((before, after) if axis in axes else (0, 0) for axis in range(4))
 
 
-def _mirrored(images: Tensor, before: int, after: int, axes: tuple[int, ...], skipped: int) -> Tensor:
+def mirrored_strips(images: Tensor, before: int, after: int, axes: tuple[int, ...], skipped: int) -> Tensor:
     """What `_gathered` computes, by concatenation of mirrored strips."""
     for axis in axes:
         end = images.shape[axis] - skipped
@@ -134,13 +132,9 @@ def _gathered(images: Tensor, before: int, after: int, axes: tuple[int, ...], sk
     return padded(images)
 
 
-def _for_tensorflow_cpu(images: Tensor, mirrored: int) -> bool:
-    """Whether layers/tensorflow_cpu/padding.py is quicker: for large maps of float32, in a training step."""
-    if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
-        return False
-    if None in images.shape or math.prod(images.shape[1:]) < _COMPILED_FROM:
-        return False
-    return mirrored + 2 <= min(images.shape[ROWS], images.shape[COLUMNS])
+def _is_compiled(images: Tensor, mirrored: int) -> bool:
+    """Whether layers/tensorflow_cpu/padding.py is quicker, and the borders of a side do not meet."""
+    return target.compiles_passes(images) and mirrored + 2 <= min(images.shape[ROWS], images.shape[COLUMNS])
 
 
 def _compiled(images: Tensor, before: int, after: int, axes: tuple[int, ...], skipped: int) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
+_LARGE = 64 * 64 * 64  # values of a sample
 _compiled_for: list[str] = []
 
 
@@ -49,6 +52,16 @@ def on_tensorflow_cpu() -> bool | None:
     if not _compiled_for:
         return None
     return keras.backend.backend() == "tensorflow" and _compiled_for[-1] == "cpu"
+
+
+def compiles_passes(images: Any) -> bool:
+    """Whether XLA is to compile what only passes over `images`, [b, h, w, c], here: norms, borders.
+
+    In a training step for TensorFlow's CPU, in float32, for maps large enough to be quicker (docs/engines.md).
+    """
+    if not on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
+        return False
+    return None not in images.shape and math.prod(images.shape[1:]) >= _LARGE
 
 
 def _jax_device() -> str:

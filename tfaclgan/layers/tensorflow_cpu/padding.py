@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfaclgan.layers.padding import mirrored_strips
 from tfaclgan.layers.tensorflow_cpu.functions import compiled, in_its_own_graph
 
 Tensor = Any
@@ -28,12 +29,7 @@ def mirroring(before: int, after: int, axes: tuple[int, ...], skipped: int) -> C
 
     @compiled
     def padded(images: Tensor) -> Tensor:
-        for axis in axes:
-            cut = _cutting(images, axis)
-            end = images.shape[axis] - skipped
-            first, last = cut(skipped, skipped + before), cut(end - after, end)
-            images = tf.concat([tf.reverse(first, [axis]), images, tf.reverse(last, [axis])], axis)
-        return images
+        return mirrored_strips(images, before, after, axes, skipped)
 
     @compiled
     def gathered(upstream: Tensor) -> Tensor:
