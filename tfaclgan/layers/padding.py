@@ -79,12 +79,13 @@ def mirrored_strips(images: Tensor, before: int, after: int, axes: tuple[int, ..
     """What `_gathered` computes, by concatenation of mirrored strips."""
     for axis in axes:
         end = images.shape[axis] - skipped
-        first, last = _slice(images, skipped, before + skipped, axis), _slice(images, end - after, end, axis)
+        first, last = strip(images, skipped, before + skipped, axis), strip(images, end - after, end, axis)
         images = ops.concatenate([ops.flip(first, axis), images, ops.flip(last, axis)], axis=axis)
     return images
 
 
-def _slice(images: Tensor, first: int, end: int, axis: int) -> Tensor:
+def strip(images: Tensor, first: int, end: int, axis: int) -> Tensor:
+    """These rows or columns."""
     return images[:, first:end] if axis == ROWS else images[:, :, first:end]
 
 
@@ -119,10 +120,10 @@ def _gathered(images: Tensor, before: int, after: int, axes: tuple[int, ...], sk
     def gradient(_: None, upstream: Tensor) -> tuple[Tensor]:
         for axis in reversed(axes):
             side = upstream.shape[axis] - before - after
-            first, last = _slice(upstream, 0, before, axis), _slice(upstream, before + side, None, axis)
+            first, last = strip(upstream, 0, before, axis), strip(upstream, before + side, None, axis)
             end = side - skipped
             upstream = (
-                _slice(upstream, before, before + side, axis)
+                strip(upstream, before, before + side, axis)
                 + _placed(ops.flip(first, axis), axis, skipped, side - skipped - before)
                 + _placed(ops.flip(last, axis), axis, end - after, skipped)
             )

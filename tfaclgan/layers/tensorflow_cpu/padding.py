@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.layers.padding import mirrored_strips
+from tfaclgan.layers.padding import mirrored_strips, strip
 from tfaclgan.layers.tensorflow_cpu.functions import compiled, in_its_own_graph
 
 Tensor = Any
@@ -35,7 +35,7 @@ def mirroring(before: int, after: int, axes: tuple[int, ...], skipped: int) -> C
     def gathered(upstream: Tensor) -> Tensor:
         """`padded`'s gradient: each border added to what it mirrors."""
         for axis in reversed(axes):
-            cut = _cutting(upstream, axis)
+            cut = functools.partial(strip, upstream, axis=axis)
             start, stop = before + skipped, upstream.shape[axis] - after - skipped
             first, last = cut(0, before), cut(upstream.shape[axis] - after, upstream.shape[axis])
             pieces = [
@@ -57,8 +57,3 @@ def mirroring(before: int, after: int, axes: tuple[int, ...], skipped: int) -> C
         return gathered(upstream), mirrored
 
     return mirrored
-
-
-def _cutting(images: Tensor, axis: int) -> Callable[[int, int], Tensor]:
-    """A function of (first, end): these rows or columns."""
-    return lambda first, end: images[(slice(None),) * axis + (slice(first, end),)]
