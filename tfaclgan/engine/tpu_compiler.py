@@ -6,7 +6,7 @@ for all devices of a slice and compiled with the sums over them. Needs the extra
 beside a CPU or GPU TensorFlow; `tensorflow-tpu` pins an older libtpu and is not needed.
 
 What this can say: whether the program compiles, its memory on a core, its operations and memory traffic. What it
-cannot: for TensorFlow sums over replicas, which its TPU path adds when it sees the devices (see `all_reduce_seconds`
+cannot: for TensorFlow sums over replicas, which its TPU path adds when it sees the devices (see `gradient_bytes`
 for their size), the input pipeline, and how close to its bounds a chip comes.
 """
 
@@ -294,16 +294,12 @@ def ring_seconds(size: float, replicas: int, chip: Chip) -> float:
     return 2 * (replicas - 1) / replicas * size / chip.link_bandwidth
 
 
-def all_reduce_seconds(engine: base.Engine, offset: int, replicas: int, chip: Chip) -> tuple[float, float]:
-    """Bytes of gradients that data iteration `offset` sums over replicas, and seconds at the links' full rate.
-
-    An estimate that is not in the compiled step.
-    """
+def gradient_bytes(engine: base.Engine, offset: int) -> float:
+    """Bytes of gradients that data iteration `offset` of the period sums over replicas."""
     due = [phase for phase in engine.phases if offset % phase.every == 0]
-    size = sum(
+    return sum(
         4.0 * math.prod(v.shape) for p in due for n in p.networks for v in engine.networks[n].trainable_variables
     )
-    return size, ring_seconds(size, replicas, chip)
 
 
 _REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")

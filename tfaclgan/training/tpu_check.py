@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,6 +23,7 @@ from tfaclgan.training.rundir import Run
 
 _MIB, _GIB = 2**20, 2**30
 _LAYERS_SHOWN = 3
+_STRAIGHT_TRIES = 4
 _REDUCED = {
     True: "Sums over replicas were compiled too; the bound counts their bytes at the links' full rate, as if nothing "
     "overlapped.",
@@ -62,6 +66,16 @@ class Check:
         return all(i.compiled.fits and i.compiled.needed_bytes <= self.chip.hbm_bytes for i in self.iterations)
 
     @property
+    def needed_bytes(self) -> float:
+        """Of a core's memory, by the data iteration that needs most."""
+        return max(i.compiled.needed_bytes for i in self.iterations)
+
+    @property
+    def fixed_bytes(self) -> float:
+        """What of it hardly grows with the batch: weights and optimiser slots; 0 if it is not known."""
+        return max(i.compiled.argument_bytes + i.compiled.code_bytes for i in self.iterations)
+
+    @property
     def seconds(self) -> float:
         """The least a data iteration can take, mean over the period, sums over replicas included."""
         return self._mean(lambda compiled: max(compiled.bounds(self.chip)))
@@ -94,27 +108,61 @@ def check(
         UserError: the extra is missing, or the step cannot be compiled.
     """
     chip = CHIPS[tpu_type]
-    whole = keras.backend.backend() == "jax"
-    hardware = tpu_compiler.slice_of(chip, replicas) if whole else None
+    period, programs = _programs(run, settings, tpu_type, replicas, per_core, augmentation)
+    gc.collect()  # a method's graphs refer to themselves
+    iterations = []
+    for program in programs:
+        print(
+            f"tfaclgan: compiling {' + '.join(program.phases)} for {tpu_type}, {per_core} a core ...", file=sys.stderr
+        )
+        compile_for = tpu_compiler.compile_lowered if _is_whole() else tpu_compiler.compile_hlo
+        compiled = compile_for(program.lowered, chip)
+        size = compiled.reduced_bytes if _is_whole() else program.gradient_bytes
+        seconds = tpu_compiler.ring_seconds(size, replicas, chip)
+        iterations.append(Iteration(program.phases, program.count, compiled, size, seconds))
+        if not compiled.fits:
+            break
+    return Check(tpu_type, replicas, per_core, period, tuple(iterations), _is_whole())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """One kind of data iteration as the compiler takes it; phases and count as in `Iteration`."""
+
+    phases: tuple[str, ...]
+    count: int
+    lowered: Any
+    gradient_bytes: float
+
+
+def _programs(
+    run: Run,
+    settings: Settings,
+    tpu_type: str,
+    replicas: int,
+    per_core: int,
+    augmentation: DeviceAugmentation | None,
+) -> tuple[int, list[_Program]]:
+    """The schedule's period and its kinds of data iterations.
+
+    The engine, with gigabytes of weights and optimiser slots, goes with this function, before the compiler begins.
+    """
+    hardware = tpu_compiler.slice_of(CHIPS[tpu_type], replicas) if _is_whole() else None
     engine = _engine(run, settings, per_core, augmentation, hardware)
     kinds: dict[tuple[str, ...], list[int]] = {}
     for offset in range(engine.period):
         due = tuple(phase.name for phase in engine.phases if offset % phase.every == 0)
         kinds.setdefault(due, []).append(offset)
-    iterations = []
-    for phases, offsets in kinds.items():
-        print(f"tfaclgan: compiling {' + '.join(phases)} for {tpu_type}, {per_core} a core ...", file=sys.stderr)
-        if whole:
-            compiled = tpu_compiler.compile_lowered(engine.lowered(offsets[0]), chip)
-            size = compiled.reduced_bytes
-            reduced = size, tpu_compiler.ring_seconds(size, replicas, chip)
-        else:
-            compiled = tpu_compiler.compile_hlo(tpu_compiler.step_hlo(engine, offsets[0]), chip)
-            reduced = tpu_compiler.all_reduce_seconds(engine, offsets[0], replicas, chip)
-        iterations.append(Iteration(phases, len(offsets), compiled, *reduced))
-        if not compiled.fits:
-            break
-    return Check(tpu_type, replicas, per_core, engine.period, tuple(iterations), whole)
+    lower = engine.lowered if _is_whole() else functools.partial(tpu_compiler.step_hlo, engine)
+    return engine.period, [
+        _Program(phases, len(offsets), lower(offsets[0]), tpu_compiler.gradient_bytes(engine, offsets[0]))
+        for phases, offsets in kinds.items()
+    ]
+
+
+def _is_whole() -> bool:
+    """Whether the program is that of a whole slice, as the JAX engine's is."""
+    return keras.backend.backend() == "jax"
 
 
 def largest_batch(
@@ -125,28 +173,58 @@ def largest_batch(
     start: int,
     augmentation: DeviceAugmentation | None = None,
 ) -> Check:
-    """The check with the most images a core (a multiple of 8 from 8 on) that fits, by doubling and halving the gap."""
-    fitting, too_many, tried = None, 0, start
-    while too_many == 0 or too_many - (fitting.per_core if fitting else 0) > _grain(tried):
+    """The check with the most images a core (a multiple of 8 from 8 on) that fits.
+
+    A try may take an hour, so each begins where the memory of those before, by a straight line, says the limit is.
+
+    Raises:
+        UserError: as in `check`, or one image does not fit.
+    """
+    fitting, too_many = None, None
+    needed: dict[int, float] = {}
+    tried = start
+    while True:
         found = check(run, settings, tpu_type, replicas, tried, augmentation)
+        needed[tried] = found.needed_bytes
+        print(
+            f"tfaclgan: {tried} a core: {found.needed_bytes / _GIB:.2f} of {found.chip.hbm_bytes / _GIB:.0f} GiB, "
+            f"{'fits' if found.fits else 'does not fit'}",
+            file=sys.stderr,
+        )
         if found.fits:
             fitting = found
         else:
             too_many = tried
         low = fitting.per_core if fitting else 0
-        middle = 2 * tried if not too_many else (low + too_many) // 2
-        tried = max(1, middle if middle < 8 else middle // 8 * 8)
-        if tried in (low, too_many):
-            break
-    if fitting is None:
-        raise UserError(
-            f"--tpu_type={tpu_type}: not even one image a core fits; use a smaller --image_size or narrower networks"
-        )
-    return fitting
+        if too_many == 1:
+            raise UserError(
+                f"--tpu_type={tpu_type}: not even one image a core fits; use a smaller --image_size or narrower networks"
+            )
+        if fitting and too_many and _after(low) >= too_many:
+            return fitting
+        if len(needed) <= _STRAIGHT_TRIES:
+            tried = _where_memory_ends(needed, found.fixed_bytes, found.chip.hbm_bytes)
+        else:
+            tried = (low + too_many) // 2 if too_many else 2 * low
+        tried = max(_after(low), tried if tried < 8 else tried // 8 * 8)
+        if too_many:
+            tried = min(tried, too_many - 1 if too_many <= 8 else (too_many - 1) // 8 * 8)
 
 
-def _grain(batch: int) -> int:
-    return 8 if batch >= 8 else 1
+def _after(batch: int) -> int:
+    """The next larger batch that is looked at."""
+    return batch + 1 if batch < 8 else (batch // 8 + 1) * 8
+
+
+def _where_memory_ends(needed: dict[int, float], fixed: float, limit: float) -> int:
+    """The batch at which memory reaches `limit`, on a line through the two tries nearest to it.
+
+    needed: {batch: bytes}; with one try alone the line begins at `fixed`, the bytes that do not grow with the batch.
+    """
+    (near, bytes_near), *others = sorted(needed.items(), key=lambda item: abs(item[1] - limit))
+    far, bytes_far = others[0] if others else (0, fixed)
+    slope = (bytes_near - bytes_far) / (near - far)
+    return int(near + (limit - bytes_near) / slope) if slope > 0 else 2 * near
 
 
 def _engine(
