@@ -198,7 +198,8 @@ def largest_batch(
         low = fitting.per_core if fitting else 0
         if too_many == 1:
             raise UserError(
-                f"--tpu_type={tpu_type}: not even one image a core fits; use a smaller --image_size or narrower networks"
+                f"--tpu_type={tpu_type}: not even one image a core fits; use a smaller --image_size or narrower "
+                "networks"
             )
         if fitting and too_many and _after(low) >= too_many:
             return fitting
