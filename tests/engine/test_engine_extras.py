@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -64,6 +65,15 @@ def test_two_replicas_remember_the_same_as_one(one):
     for name, value in one[0].state().items():
         np.testing.assert_allclose(two.state()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert report.scalars == pytest.approx(one[1].scalars, rel=1e-4, abs=1e-5)
+
+
+def test_memories_of_two_replicas_give_no_warning(monkeypatch):
+    """AutoGraph did, ten lines at every checkpoint."""
+    said = []
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "handle", lambda record: said.append(record.getMessage()))
+    two = engine(replicas=2)
+    two.load_state(two.state(), "state")
+    assert not [message for message in said if "AutoGraph" in message]
 
 
 def test_xla_remembers_the_same(one):

@@ -64,12 +64,12 @@ def test_the_hlo_of_a_step_holds_all_phases_and_the_average():
     assert int(subject.step) == 0  # lowered, not run
 
 
-def test_an_op_without_a_tpu_kernel_is_named():
+def test_an_op_without_a_tpu_kernel_is_named_with_its_place():
     def loss(nets, batch, context, config):
         return Loss({"x": tf.reduce_mean(nets["critic"](tf.raw_ops.ResizeBicubic(images=batch["a"], size=[16, 16])))})
 
     phases = tuple(dataclasses.replace(p, loss=loss) for p in TOY.phases(Config())[:1])
-    with pytest.raises(UserError, match=r"op ResizeBicubic .* has no TPU kernel"):
+    with pytest.raises(UserError, match=r"op ResizeBicubic \(.*, .*test_tpu_compiler\.py:\d+\) has no TPU kernel"):
         tpu_compiler.step_hlo(engine(dataclasses.replace(TOY, phases=lambda config: phases)), 0)
 
 

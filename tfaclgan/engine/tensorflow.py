@@ -97,25 +97,22 @@ class _Memory:
         several = {"synchronization": tf.VariableSynchronization.ON_READ} if self._replicas > 1 else {}
         self._share = shape[0] // self._replicas
         self.local = tf.Variable(tf.zeros((self._share, *shape[1:]), dtype), trainable=False, **several)
-        self._gather = tf.function(lambda: strategy.gather(strategy.run(lambda: self.local.read_value()), axis=0))
+        # AutoGraph reads a function's source and cannot tell two lambdas on one line apart.
+        read = self.local.read_value
+        self._gather = tf.function(lambda: strategy.gather(strategy.run(read), axis=0))
+        self._scatter = tf.function(lambda value: strategy.run(self._take_part, (value,)))
 
     def numpy(self) -> np.ndarray:
         """All replicas' parts; with several hosts, all hosts must call it together."""
         return self.local.numpy() if self._replicas == 1 else self._gather().numpy()
 
     def assign(self, value: np.ndarray) -> None:
-        value = tf.constant(np.asarray(value), self.local.dtype)
+        self._scatter(tf.constant(np.asarray(value), self.local.dtype))
 
-        @tf.function
-        def write() -> None:
-            def part() -> None:
-                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-                first = tf.cast(replica, tf.int32) * self._share
-                self.local.assign(tf.reshape(value[first : first + self._share], self.local.shape))
-
-            self._strategy.run(part)
-
-        write()
+    def _take_part(self, value: tf.Tensor) -> None:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        first = tf.cast(replica, tf.int32) * self._share
+        self.local.assign(tf.reshape(value[first : first + self._share], self.local.shape))
 
 
 class _ReplicaAdam(CoupledAdam):

@@ -19,6 +19,7 @@ import re
 import time
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfaclgan.engine import base, hlo_work, tpu_program
@@ -178,15 +179,37 @@ def _lowered(engine: Any, offset: int, stage: str) -> Any:
 
     arguments = list(batch.values())
     with target.compiling_for("tpu"):
-        graph = iteration.get_concrete_function(*arguments).graph.as_graph_def()
+        traced = iteration.get_concrete_function(*arguments).graph
+    graph = traced.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     for node in nodes:
         if node.op in WITHOUT_TPU_KERNEL:
-            raise UserError(f"op {node.op} ({node.name}) has no TPU kernel; replace it in the method or its layers")
+            raise UserError(
+                f"op {node.op} ({node.name}{_place(traced, node.name)}) has no TPU kernel; replace it in the method or "
+                "its layers"
+            )
     try:
         return iteration.experimental_get_compiler_ir(*arguments)(stage=stage)
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"the step cannot be compiled: {_culprit(str(error))}") from error
+
+
+_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (tf, keras))
+
+
+def _place(graph: tf.Graph, name: str) -> str:
+    """", FILE:LINE" of the innermost call outside TensorFlow and Keras that made operation `name`; "" if not known."""
+    to_search = [graph]
+    while to_search:
+        searched = to_search.pop()
+        for op in searched.get_operations():
+            if op.name == name:
+                ours = [frame for frame in op.traceback or () if not frame.filename.startswith(_LIBRARIES)]
+                return f", {os.path.relpath(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
+        # TensorFlow has no public way from a graph to the graphs of the functions that it calls.
+        called = getattr(searched, "_functions", {})
+        to_search += [function.graph for function in called.values() if hasattr(function, "graph")]
+    return ""
 
 
 def compile_hlo(hlo: bytes, chip: Chip) -> Compiled:
