@@ -127,7 +127,7 @@ def test_a_signal_to_one_host_stops_both_with_everything_saved(data, tmp_path, e
     assert newest(run_dir)[0].step >= 4
 
 
-def test_a_host_that_dies_is_reported_in_one_line(data, tmp_path, engine):
+def test_a_host_that_dies_is_reported_in_one_line_and_both_can_go_on(data, tmp_path, engine):
     run_dir = str(tmp_path / "run")
     processes = pair(data, run_dir, 100_000, engine)
     deadline = time.time() + 200
@@ -138,4 +138,8 @@ def test_a_host_that_dies_is_reported_in_one_line(data, tmp_path, engine):
     codes, outputs = finish(processes[0])
     assert codes == [2], outputs
     assert "another host no longer answers" in outputs[0]
+    saved = newest(run_dir)[0].step
+    codes, outputs = finish(*pair(data, run_dir, saved + 4, engine))
+    assert codes == [0, 0], outputs
+    assert f"steps {saved} to {saved + 4}" in outputs[0]
     assert "Traceback" not in outputs[0]
