@@ -157,6 +157,10 @@ def test_the_report_says_what_bounds_the_step(monkeypatch):
     assert "at most 3556 images" in text
     assert "expected      8.2 ms: convolutions and products 8.0 by the compiler's estimate (150% of the peak)" in text
     assert "9.2 ms are expected, 3478 images a second" in text
+    run, settings = run_and_settings()
+    long = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, steps=2_000_000))
+    cost = "2,000,000 data iterations (--steps) take at least 5.0 hours and are expected to take 5.1: 40 and 41 chip-h"
+    assert cost in tpu_check.describe(run, long, found)
     assert "DOES NOT FIT" in tpu_check.describe(*run_and_settings(), made_up(40))
     assert "were not compiled" in text
     iterations = made_up(4).iterations

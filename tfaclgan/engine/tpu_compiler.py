@@ -198,7 +198,7 @@ _LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (tf
 
 
 def _place(graph: tf.Graph, name: str) -> str:
-    """", FILE:LINE" of the innermost call outside TensorFlow and Keras that made operation `name`; "" if not known."""
+    """The innermost call outside TensorFlow and Keras that made operation `name`, as ", FILE:LINE"; "" if not known."""
     to_search = [graph]
     while to_search:
         searched = to_search.pop()

@@ -271,10 +271,20 @@ def describe(run: Run, settings: Settings, found: Check) -> str:
         f"at most {found.images / found.seconds:.0f} images of each domain a second.",
         f"With convolutions as slow as the compiler estimates them {1e3 * found.expected_seconds:.1f} ms are expected, "
         f"{found.images / found.expected_seconds:.0f} images a second.",
+        _cost(found, settings.recipe.steps),
         f"{_REDUCED[found.whole]} Not compiled here: the input pipeline, evaluation. Real chips reach a part of such "
         "bounds.",
     ]
     return "\n".join(lines)
+
+
+def _cost(found: Check, steps: int) -> str:
+    """What the run takes; a replica is a chip on every type here."""
+    least, expected = (steps * seconds / 3600 for seconds in (found.seconds, found.expected_seconds))
+    return (
+        f"The run's {steps:,} data iterations (--steps) take at least {least:,.1f} hours and are expected to take "
+        f"{expected:,.1f}: {least * found.replicas:,.0f} and {expected * found.replicas:,.0f} chip-hours to pay."
+    )
 
 
 def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
