@@ -108,7 +108,7 @@ def test_two_replicas_train_as_one_does(method, plain):
 
 
 # Adam's root makes steps of one size out of gradients of any size, rounding included; beside this epsilon it does not.
-PLAIN_STEPS = {"adam_epsilon": 0.1, "learning_rate": 1e-2}
+PLAIN_STEPS = {"adam_epsilon": 0.1, "learning_rate": 2e-3}
 
 
 @pytest.mark.slow
