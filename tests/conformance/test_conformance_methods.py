@@ -130,7 +130,10 @@ def test_one_two_and_one_replicas_end_where_one_does(method):
     for turn in range(turns):
         assert expected[turn].keys() == actual[turn].keys()
         for name, value in expected[turn].items():
-            assert actual[turn][name] == pytest.approx(value, rel=1e-5, abs=1e-6), (turn, name)
+            # Gradients jump where |x| and ReLU have their corners: float32's norms are up to 1.5e-3 from float64's
+            # (methods_on_jax.py).
+            relative = 2e-4 if name.endswith("/gradient_norm") else 1e-5
+            assert actual[turn][name] == pytest.approx(value, rel=relative, abs=1e-6), (turn, name)
     end = alone.state()
     for name in alone.networks:
         ours, theirs, start = (
