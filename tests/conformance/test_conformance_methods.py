@@ -6,6 +6,7 @@ tests of a method stay with one worker (`--dist loadgroup`).
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 from tiny_methods import BATCH, SIZE, TINY, config_of, recipe_of
 
 from tfaclgan.engine import strategy as strategies
+from tfaclgan.engine import tpu_compiler
 from tfaclgan.engine.base import build_networks
 from tfaclgan.engine.tensorflow import Engine
 from tfaclgan.engine.tpu_compiler import WITHOUT_TPU_KERNEL
@@ -153,6 +155,19 @@ def test_compiles_under_xla_and_agrees(method, plain):
         actual = compiled.train(batches(compiled), compiled.period).scalars
     for name, value in plain.reports[0].scalars.items():
         assert actual[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
+
+
+@pytest.mark.slow
+def test_a_tpu_s_step_convolves_in_bfloat16_and_turns_no_maps(method):
+    """Scores are made in float32; everything else takes the matrix unit's type, in the order that it lies in memory."""
+    text = tpu_compiler.step_hlo_text(engine(method, dtype="bfloat16", xla="on"), 0)
+    convolutions = re.findall(r'= (\w+)\[[\d,]*\]\S* convolution\(.*op_name="([^"]*)"', text)
+    assert len(convolutions) > 20
+    assert {kind for kind, _ in convolutions} == {"bf16", "f32"}
+    assert not [name for kind, name in convolutions if kind == "f32" and "score" not in name]
+    orders = {tuple(map(int, order.split(","))) for order in re.findall(r" transpose\(.*dimensions=\{([\d,]+)\}", text)}
+    # Of maps [n, height, width, channels]; more sides are kernels, and pixels that come to lie between others.
+    assert not [order for order in orders if len(order) == 4 and order != (0, 1, 2, 3)]
 
 
 @pytest.mark.parametrize("goes_on", ["the same engine", pytest.param("a new engine", marks=pytest.mark.slow)])
