@@ -262,20 +262,5 @@ def test_the_compiler_takes_the_toy_step(augmentation):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
-def test_the_compiler_s_largest_batch_is_found(capsys):
-    """Eight more, the next batch that is looked at, did not fit."""
-    tpu_compiler.prepare(tpu_compiler.CHIPS["v5e"])
-    run, settings = run_and_settings()
-    found = tpu_check.largest_batch(dataclasses.replace(run, image_shape=(256, 256, 3)), settings, "v5e", 8, 8)
-    told = [line.split() for line in capsys.readouterr().err.splitlines() if "GiB" in line]
-    fits = {int(words[1]): "not" not in words for words in told}
-    assert fits[8]
-    assert fits[found.per_core]
-    assert not fits[found.per_core + 8]
-    assert len(fits) <= 8
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
 def test_the_compiler_takes_the_toy_step_for_a_whole_slice():
     on_jax.run(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_on_jax.py"))

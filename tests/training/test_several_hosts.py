@@ -33,7 +33,7 @@ def tiny(method):
 
 METHODS = {"tensorflow": tiny("acl_gan"), "jax": TOY}
 # Adam's root makes steps of one size out of gradients of any size, rounding included; beside this epsilon it does not.
-PLAIN_STEPS = ("--adam_epsilon=0.1", "--learning_rate=1e-3")
+PLAIN_STEPS = ("--adam_epsilon=0.1", "--learning_rate=1e-4")
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy_command.py")  # the command, with the toy method
 
 
