@@ -11,15 +11,14 @@ import sys
 
 import folder_of_records
 import pytest
+from tiny_methods import flags_of
 
 pytestmark = pytest.mark.slow
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = (
     "--image_size=32", "--load_size=32", "--batch_size=2", "--steps_per_loop=2", "--log_every_steps=2",
-    "--sample_every_steps=2", "--checkpoint_every_steps=2", "--acl_gan.width=4", "--acl_gan.residual_blocks=1",
-    "--acl_gan.mlp_dim=8", "--acl_gan.discriminator_width=4", "--acl_gan.discriminator_scales=2",
-    "--acl_gan.discriminator_layers=2",
+    "--sample_every_steps=2", "--checkpoint_every_steps=2", *flags_of("acl_gan"),
 )  # fmt: skip
 # docs/tpu.md: off a TPU, or TensorFlow asks a metadata server for minutes.
 OFF_A_TPU = {

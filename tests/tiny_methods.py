@@ -51,6 +51,11 @@ def config_of(method, **changes):
     return method.config(**{**TINY[method.name], **changes})
 
 
+def flags_of(name):
+    """The command's flags for the method of this name in its smallest form."""
+    return (f"--method={name}", *(f"--{name}.{field}={value}" for field, value in TINY[name].items()))
+
+
 def recipe_of(method, **changes):
     sizes = {"batch_size": BATCH, "image_size": SIZE, "load_size": SIZE}
     return dataclasses.replace(method.recipe, **{**sizes, "learning_rate": 1e-3, **changes})

@@ -13,7 +13,7 @@ import time
 import folder_of_records
 import numpy as np
 import pytest
-from tiny_methods import TINY
+from tiny_methods import TINY, flags_of
 
 from tfaclgan.errors import EXIT_PREEMPTED
 from tfaclgan.training import checkpoint
@@ -26,12 +26,7 @@ COMMON = ("--image_size=32", "--load_size=32", "--batch_size=2", "--log_every_st
 # method, which JAX compiles in seconds.
 TOY = ("--method=toy", "--toy.couple")
 
-
-def tiny(method):
-    return (f"--method={method}", *(f"--{method}.{name}={value}" for name, value in TINY[method].items()))
-
-
-METHODS = {"tensorflow": tiny("acl_gan"), "jax": TOY}
+METHODS = {"tensorflow": flags_of("acl_gan"), "jax": TOY}
 # Adam's root makes steps of one size out of gradients of any size, rounding included; beside this epsilon it does not.
 PLAIN_STEPS = ("--adam_epsilon=0.1", "--learning_rate=1e-4")
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "toy_command.py")  # the command, with the toy method
@@ -86,7 +81,7 @@ def newest(run_dir):
 
 @pytest.mark.parametrize("name", [*TINY, "toy on jax"])
 def test_two_hosts_train_what_one_process_trains_and_go_on_from_its_checkpoint(data, tmp_path, name):
-    engine, method = ("jax", TOY) if name == "toy on jax" else ("tensorflow", tiny(name))
+    engine, method = ("jax", TOY) if name == "toy on jax" else ("tensorflow", flags_of(name))
     pytest.importorskip(engine, reason="JAX needs Python 3.11")
     alone, together = str(tmp_path / "alone"), str(tmp_path / "together")
     codes, outputs = finish(start(data, alone, 8, None, (), engine, PLAIN_STEPS, method))
