@@ -171,7 +171,7 @@ def _lowered(engine: Any, offset: int, stage: str) -> Any:
         batch = dict.fromkeys(("a", "b"), tf.zeros((rows, *engine.image_shape), tf.uint8))
     names = list(batch)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)  # as the engine traces it
     def iteration(*values: tf.Tensor) -> tf.Tensor:
         report = engine.replica_iteration(dict(zip(names, values, strict=True)), offset)
         engine.step.assign_add(1)
