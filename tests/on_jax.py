@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 
+import own_process
 import pytest
+from own_process import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEVICES = 2
 # The compiler's optimisations are most of these tests' time and none of their matter.
 FLAGS = (
@@ -32,10 +31,7 @@ def environment():
 def run(file, *arguments):
     """Runs a file of tests in a process of its own; fails with its output. Skips where JAX is not to be had."""
     pytest.importorskip("jax", reason="JAX needs Python 3.11")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "", "-p", "no:cacheprovider", file, *arguments]
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=3000)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return own_process.run(file, *arguments, env=environment())
 
 
 def reuse_compiled():

@@ -6,11 +6,10 @@ import builtins
 import dataclasses
 import importlib.util
 import os
-import subprocess
-import sys
 
 import numpy as np
 import on_jax
+import own_process
 import pytest
 import tensorflow as tf
 from toy import TOY, Config
@@ -178,10 +177,7 @@ def test_weights_are_gone_when_the_compiler_begins():
 
     Seen after the tests of conformance and data: `gc.collect()` does nothing and answers 0, cycles beside it or not.
     """
-    file = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_weights.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
-    done = subprocess.run(command, cwd=on_jax.ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    own_process.run(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_weights.py"))
 
 
 def searched(monkeypatch, answer, start):
