@@ -26,6 +26,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import PartitionSpec
 
+from tfaclgan.data.batches import Batches
 from tfaclgan.engine import base, philox
 from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_variables
 from tfaclgan.engine.jax_hardware import AXIS, Hardware, first_device
@@ -218,7 +219,7 @@ class Engine(base.Engine):
         """The iterator that `train` takes, of a `tf.data` dataset of this host's batches."""
         import tensorflow as tf
 
-        return make_dataset().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        return Batches(make_dataset().prefetch(tf.data.AUTOTUNE).as_numpy_iterator())
 
     def start_profile(self, folder: str) -> None:
         options = jax.profiler.ProfileOptions()

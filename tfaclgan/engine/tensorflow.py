@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfaclgan.data.batches import Batches
 from tfaclgan.data.device_augment import DeviceAugmentation
 from tfaclgan.engine import base, trace
 from tfaclgan.engine.base import MOST_SKIPPED, REPORT_SLOTS, Report, named_variables
@@ -247,11 +248,10 @@ class Engine(base.Engine):
     # -- training -----------------------------------------------------------------------------
 
     def train(self, iterator: Iterator[Any], steps: int) -> Report:
-        """Runs `steps` data iterations (a multiple of `period`) on batches of `iterator`.
-
-        Stops early after a data iteration with a non-finite term, watch value or gradient (see `nan_policy`).
-        """
+        """As `base.Engine.train`; of `batches`, or an iterator of a dataset."""
         self._check_steps(steps)
+        if isinstance(iterator, Batches):
+            iterator = iterator.iterator
         start = int(self.step.numpy())
         if self._skips:
             self._skipped.assign(0)
@@ -264,8 +264,8 @@ class Engine(base.Engine):
     def batches(self, make_dataset: Callable[[], tf.data.Dataset]) -> Iterator[Any]:
         """The iterator that `train` takes, of a dataset with one element a replica of this host."""
         if self.replicas == 1:
-            return iter(make_dataset().prefetch(tf.data.AUTOTUNE))
-        return iter(self.strategy.distribute_datasets_from_function(lambda _: make_dataset()))
+            return Batches(iter(make_dataset().prefetch(tf.data.AUTOTUNE)))
+        return Batches(iter(self.strategy.distribute_datasets_from_function(lambda _: make_dataset())))
 
     def start_profile(self, folder: str) -> None:
         """As `base.Engine.start_profile`."""

@@ -237,9 +237,10 @@ class _Data:
         import tensorflow as tf
 
         from tfaclgan.data import pipeline, reading
+        from tfaclgan.data.batches import Batches
 
         start = 0
-        elements = iter(pipeline.evaluation_dataset(self.manifest, split, self.options, batch=self.batch))
+        elements = Batches(iter(pipeline.evaluation_dataset(self.manifest, split, self.options, batch=self.batch)))
         while True:
             try:
                 element = next(elements, None)

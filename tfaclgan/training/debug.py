@@ -148,8 +148,8 @@ def _replay(engine: Engine, manifest: Manifest, settings: loop.Settings, until: 
     step = int(engine.step.numpy())
     if step >= until:
         return -1
-    iterator = iter(loop.without_names(loop.whole_dataset(manifest, settings, step)))
-    return engine.train(iterator, until - step).bad_step
+    batches = engine.batches(lambda: loop.without_names(loop.whole_dataset(manifest, settings, step)))
+    return engine.train(batches, until - step).bad_step
 
 
 def _batch(bundle: bundles.Bundle, manifest: Manifest, settings: loop.Settings, step: int) -> dict[str, np.ndarray]:
