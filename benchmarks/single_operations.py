@@ -163,14 +163,13 @@ def on_chip(name: str) -> Callable[[Form], tuple[float, float, float]]:
     """Of a form with its gradient: what its products are expected to take and what the rest, and all memory traffic."""
     import jax
     import jax.numpy as jnp
-    from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
     from tfaclgan.engine import tpu_compiler
     from tfaclgan.layers import target
 
     chip = tpu_compiler.CHIPS[name]
-    device = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology).devices[0]
+    device = tpu_compiler.devices(chip, chip.topology)[0]
 
     def figures(form: Form) -> tuple[float, float, float]:
         place = SingleDeviceSharding(device)

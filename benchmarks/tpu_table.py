@@ -30,7 +30,7 @@ ROWS = {
 CHIPS = ("v5e", "v6e", "v5p", "v4")
 # Of a report: what the table shows, by the words around it. Data iterations of several kinds give several.
 FIGURES = {
-    "memory, GiB": r"memory +([\d.]+) of (\d+) GiB",
+    "memory, GiB": r"memory +([\d.]+) of ([\d.]+) GiB",
     "TFLOP": r"work +([\d.]+) TFLOP",
     "traffic, GB": r"TFLOP, ([\d.]+) GB",
     "at least, ms": r"\n  at least +([\d.]+) ms",

@@ -32,32 +32,37 @@ class Chip:
     """One chip's published figures (cloud.google.com/tpu/docs), for the core that one replica uses.
 
     topology, accelerator: a small slice by the names that libtpu knows.
-    hbm_bytes: memory; flops: peak bfloat16 operations a second; bandwidth: bytes a second to that memory.
+    usable_bytes: of memory, by the compiler; flops: peak bfloat16 operations a second; bandwidth: bytes a second to
+        that memory.
     link_bandwidth: bytes a second between chips, all links of a chip together.
     slices: {chips: topology} of what can be rented.
     cycle_rate: the compiler's estimated cycles a second for a program of which it thinks as well as of a product of two
         4096x4096 bfloat16 matrices, which is put at the peak: what makes seconds of its estimates for products.
     lanes: side of the matrix unit; feature dimensions are padded to it.
+    config: by libtpu's name, where its own choice is another than Cloud TPU's: the two cores of a v4's chip are one
+        device.
     """
 
     topology: str
     accelerator: str
-    hbm_bytes: float
+    usable_bytes: float
     flops: float
     bandwidth: float
     link_bandwidth: float
     slices: dict[int, str]
     cycle_rate: float
     lanes: int = 128
+    config: str = ""
 
 
+_GIB = 2**30
 _FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
 CHIPS = {
-    "v4": Chip("v4:2x2x1", "v4-8", 32 * 2**30, 275e12, 1228e9, 300e9, _CUBES, 2.355e9),
-    "v5e": Chip("v5e:2x2", "v5litepod-4", 16 * 2**30, 197e12, 819e9, 200e9, _FLAT, 1.552e9),
-    "v5p": Chip("v5p:2x2x1", "v5p-8", 95 * 2**30, 459e12, 2765e9, 600e9, _CUBES, 1.820e9),
-    "v6e": Chip("v6e:2x2", "v6e-4", 32 * 2**30, 918e12, 1638e9, 448e9, _FLAT, 2.015e9, lanes=256),
+    "v4": Chip("v4:2x2x1", "v4-8", 31.75 * _GIB, 275e12, 1228e9, 300e9, _CUBES, 1.194e9, config="megacore_dense"),
+    "v5e": Chip("v5e:2x2", "v5litepod-4", 15.75 * _GIB, 197e12, 819e9, 200e9, _FLAT, 1.552e9),
+    "v5p": Chip("v5p:2x2x1", "v5p-8", 95.73 * _GIB, 459e12, 2765e9, 600e9, _CUBES, 1.820e9),
+    "v6e": Chip("v6e:2x2", "v6e-4", 31.24 * _GIB, 918e12, 1638e9, 448e9, _FLAT, 2.015e9, lanes=256),
 }
 
 # Ops without a TPU kernel, or whose kernel leaves the compiled program: XLA for the host takes some of them.
@@ -142,6 +147,14 @@ def prepare(chip: Chip) -> None:
     jax.config.update("jax_platforms", "cpu")  # it may have been imported before
 
 
+def devices(chip: Chip, topology: str) -> tuple[Any, ...]:
+    """Those of a slice of `chip`, one for each of its chips, to compile for."""
+    from jax.experimental import topologies
+
+    config = {"chip_config_name": chip.config} if chip.config else {}
+    return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology, **config).devices)
+
+
 def versions() -> str:
     """The compiler's parts, for a report."""
     from importlib import metadata
@@ -223,9 +236,8 @@ def compile_hlo(hlo: bytes, chip: Chip) -> Compiled:
     from jax._src.interpreters import mlir
     from jax._src.lib import _jax, xla_client
     from jax._src.lib.mlir import ir
-    from jax.experimental import topologies
 
-    device = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology).devices[0]
+    device = devices(chip, chip.topology)[0]
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
     options = compiler.get_compile_options(num_replicas=1, num_partitions=1, device_assignment=np.array([[0]]))
     started = time.perf_counter()
@@ -250,8 +262,6 @@ def slice_of(chip: Chip, chips: int) -> Any:
     Raises:
         UserError: there is no such slice.
     """
-    from jax.experimental import topologies
-
     from tfaclgan.engine.jax_hardware import Hardware
 
     kind = chip.topology.split(":")[0]
@@ -260,12 +270,12 @@ def slice_of(chip: Chip, chips: int) -> Any:
         raise UserError(f"--tpu_cores={chips}: there is no slice of so many {kind} chips; use one of {sizes}")
     name = f"{kind}:{chip.slices[chips]}"
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        there = devices(chip, name)
     except Exception as error:  # the compiler's exception types differ between versions
         raise UserError(
             f"--tpu_cores={chips}: libtpu does not know the slice {name} ({_culprit(str(error))})"
         ) from error
-    return Hardware(tuple(devices), "tpu", name)
+    return Hardware(there, "tpu", name)
 
 
 def compile_lowered(lowered: Any, chip: Chip) -> Compiled:
@@ -356,8 +366,14 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 
 
 def _memory_asked_for(message: str) -> float | None:
-    """Bytes in "Ran out of memory in memory space hbm. Used 22.11G of 15.75G hbm", None in other messages."""
-    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]?", message)
+    """Bytes that a program wants by the message that memory ran out, None in other messages.
+
+    "Used 22.11G of 15.75G hbm"; from libtpu 0.0.52 on "the total memory required for HLO temporaries (22.11G) exceeds
+    available HBM (15.75G)", where arguments count too.
+    """
+    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]?", message) or re.search(
+        r"memory required for [^()]*\(([\d.]+)([KMGT]?)\) exceeds available", message
+    )
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 

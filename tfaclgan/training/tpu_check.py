@@ -63,7 +63,7 @@ class Check:
 
     @property
     def fits(self) -> bool:
-        return all(i.compiled.fits and i.compiled.needed_bytes <= self.chip.hbm_bytes for i in self.iterations)
+        return all(i.compiled.fits and i.compiled.needed_bytes <= self.chip.usable_bytes for i in self.iterations)
 
     @property
     def needed_bytes(self) -> float:
@@ -187,7 +187,7 @@ def largest_batch(
         found = check(run, settings, tpu_type, replicas, tried, augmentation)
         needed[tried] = found.needed_bytes
         print(
-            f"tfaclgan: {tried} a core: {found.needed_bytes / _GIB:.2f} of {found.chip.hbm_bytes / _GIB:.0f} GiB, "
+            f"tfaclgan: {tried} a core: {found.needed_bytes / _GIB:.2f} of {found.chip.usable_bytes / _GIB:.2f} GiB, "
             f"{'fits' if found.fits else 'does not fit'}",
             file=sys.stderr,
         )
@@ -204,7 +204,7 @@ def largest_batch(
         if fitting and too_many and _after(low) >= too_many:
             return fitting
         if len(needed) <= _STRAIGHT_TRIES:
-            tried = _where_memory_ends(needed, found.fixed_bytes, found.chip.hbm_bytes)
+            tried = _where_memory_ends(needed, found.fixed_bytes, found.chip.usable_bytes)
         else:
             tried = (low + too_many) // 2 if too_many else 2 * low
         tried = max(_after(low), tried if tried < 8 else tried // 8 * 8)
@@ -290,7 +290,7 @@ def _cost(found: Check, steps: int) -> str:
 def _of_iteration(found: Check, iteration: Iteration) -> list[str]:
     chip, compiled = found.chip, iteration.compiled
     lines = [f"{' + '.join(iteration.phases)} ({iteration.count} of {found.period} data iterations)"]
-    memory = f"{compiled.needed_bytes / _GIB:.2f} of {chip.hbm_bytes / _GIB:.0f} GiB"
+    memory = f"{compiled.needed_bytes / _GIB:.2f} of {chip.usable_bytes / _GIB:.2f} GiB"
     if not compiled.fits:
         return [*lines, f"  memory        {memory}: does not fit", ""]
     compute, traffic = compiled.bounds(chip)
