@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import time
+import weakref
+
+import pytest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,3 +30,26 @@ def pytest_configure(config):
     from tfaclgan import flags
 
     flags.define()
+
+
+@pytest.fixture(autouse=True)
+def _collector_works():
+    """Fails a test after which Python frees no cycle any more: a collection under way that does not come back."""
+    yield
+    deadline = time.monotonic() + 20
+    while not _cycles_are_freed():  # or one is under way in another thread
+        assert time.monotonic() < deadline, (
+            "Python's collector stands still in another thread (tfaclgan/data/batches.py)"
+        )
+        time.sleep(0.1)
+
+
+class _Cycle:
+    def __init__(self):
+        self.itself = self
+
+
+def _cycles_are_freed():
+    freed = weakref.ref(_Cycle())
+    gc.collect(0)
+    return freed() is None
