@@ -24,6 +24,8 @@ from tfaclgan.training import loop, rundir, tpu_check
 from tfaclgan.training.tpu_check import Check, Iteration
 
 GIB = 2**30
+HERE = os.path.dirname(os.path.abspath(__file__))
+NEEDS_COMPILER = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu-check")
 AUGMENTATION = device_augment.make("council", 16, 16, 18, 3, {"a": None, "b": None})
 
 
@@ -182,7 +184,7 @@ def test_weights_are_gone_when_the_compiler_begins():
 
     Seen after the tests of conformance and data: `gc.collect()` does nothing and answers 0, cycles beside it or not.
     """
-    own_process.run(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_weights.py"))
+    own_process.run(os.path.join(HERE, "tpu_weights.py"))
 
 
 def searched(monkeypatch, answer, start):
@@ -236,7 +238,7 @@ def test_a_step_that_never_fits_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
+@NEEDS_COMPILER
 @pytest.mark.parametrize("augmentation", [None, AUGMENTATION], ids=["host", "device"])
 def test_the_compiler_takes_the_toy_step(augmentation):
     chip = tpu_compiler.CHIPS["v5e"]
@@ -249,14 +251,14 @@ def test_the_compiler_takes_the_toy_step(augmentation):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
+@NEEDS_COMPILER
 @pytest.mark.parametrize("kind", tpu_compiler.CHIPS)
 def test_a_chip_is_the_compiler_s(kind):
-    own_process.run(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_chips.py"), "-k", kind)
+    own_process.run(os.path.join(HERE, "tpu_chips.py"), "-k", kind)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
+@NEEDS_COMPILER
 def test_the_compiler_s_largest_batch_is_found():
     """At 256 px; the next larger one does not fit."""
     tpu_compiler.prepare(tpu_compiler.CHIPS["v5e"])
@@ -270,6 +272,6 @@ def test_the_compiler_s_largest_batch_is_found():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_check")
+@NEEDS_COMPILER
 def test_the_compiler_takes_the_toy_step_for_a_whole_slice():
-    on_jax.run(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tpu_on_jax.py"))
+    on_jax.run(os.path.join(HERE, "tpu_on_jax.py"))
