@@ -38,9 +38,7 @@ class Batches(Iterator[Any]):
 
 def _free(held: list[Iterator[Any]], dropped: queue.SimpleQueue[list[Iterator[Any]]]) -> None:
     """Called by whatever thread collects."""
-    if threading.get_ident() == threading.main_thread().ident:  # reads for no pipeline
-        held.clear()
-    else:
+    if threading.get_ident() != threading.main_thread().ident:  # which reads for no pipeline
         dropped.put(held)
 
 
