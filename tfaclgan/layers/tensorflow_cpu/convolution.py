@@ -8,6 +8,7 @@ computed by the same form.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,31 +65,69 @@ def computed(form: Form, images: Tensor, kernel: Any) -> Tensor:
     return form(tf.convert_to_tensor(images), tf.convert_to_tensor(kernel))
 
 
-def _with_gradients(forward: Form, by_images: Form, by_kernel: Form) -> Form:
+@functools.cache
+def of_many_of_shape(tiling: winograd.Tiling) -> Form:
+    """The convolution of such images; its gradients of any order are taken through the same transforms."""
+    products = _with_gradients(tiling.products, tiling.products_by_images, tiling.products_by_kernel)
+    results = _linear(tiling.results, tiling.transposed_results)
+    return lambda images, kernel: results(products(images, kernel))
+
+
+def of_many(images: Tensor, kernel: Tensor) -> Tensor:
+    """By Winograd's transforms; kernels of 2x2 to 4x4."""
+    batch, height, width, _ = images.shape
+    return of_many_of_shape(winograd.Tiling(batch, height, width, kernel.shape[0]))(images, kernel)
+
+
+def _with_gradients(forward: Callable, by_images: Callable, by_kernel: Callable) -> Callable:
     """`forward(images, kernel)` whose gradients, of any order, are computed by the other two.
 
     Args:
-        by_images: (upstream, kernel) -> the gradient by the images.
+        forward: gives one array or a list.
+        by_images: (upstream, kernel) -> the gradient by the images; upstream: as what `forward` gives.
         by_kernel: (images, upstream) -> the gradient by the kernel.
     """
     forward, by_images, by_kernel = (_once_for_each_shape(function) for function in (forward, by_images, by_kernel))
 
     @in_its_own_graph
-    def convolved(images: Tensor, kernel: Tensor) -> tuple[Tensor, Callable]:
-        return forward(images, kernel), lambda up: (to_images(up, kernel), to_kernel(images, up))
+    def convolved(images: Tensor, kernel: Tensor) -> tuple[Any, Callable]:
+        return forward(images, kernel), lambda *up: (
+            to_images(_one_or_all(up), kernel),
+            to_kernel(images, _one_or_all(up)),
+        )
 
     @in_its_own_graph
-    def to_images(upstream: Tensor, kernel: Tensor) -> tuple[Tensor, Callable]:
+    def to_images(upstream: Any, kernel: Tensor) -> tuple[Tensor, Callable]:
         return by_images(upstream, kernel), lambda up: (convolved(up, kernel), to_kernel(up, upstream))
 
     @in_its_own_graph
-    def to_kernel(images: Tensor, upstream: Tensor) -> tuple[Tensor, Callable]:
+    def to_kernel(images: Tensor, upstream: Any) -> tuple[Tensor, Callable]:
         return by_kernel(images, upstream), lambda up: (to_images(upstream, up), convolved(images, up))
 
     return convolved
 
 
-def _once_for_each_shape(function: Form) -> Form:
+def _linear(forward: Callable, transposed: Callable) -> Callable:
+    """`forward`, of a list of arrays, whose gradient is `transposed`, of one, and the reverse."""
+    forward, transposed = (_once_for_each_shape(function) for function in (forward, transposed))
+
+    @in_its_own_graph
+    def there(parts: list[Tensor]) -> tuple[Tensor, Callable]:
+        return forward(parts), lambda up: back(up)
+
+    @in_its_own_graph
+    def back(upstream: Tensor) -> tuple[list[Tensor], Callable]:
+        return transposed(upstream), lambda *up: there(list(up))
+
+    return there
+
+
+def _one_or_all(arrays: tuple) -> Any:
+    """What a function gave, from what tf.custom_gradient hands over for it."""
+    return arrays[0] if len(arrays) == 1 else list(arrays)
+
+
+def _once_for_each_shape(function: Callable) -> Callable:
     """Kept as one operation of a step, however often it is called: its graph is prepared once."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
@@ -128,5 +167,4 @@ def _products_of_rows(few: Tensor, many: Tensor, taps: int) -> Tensor:
     return tf.stack(rows)
 
 
-of_many = _with_gradients(winograd.convolution, winograd.by_images, winograd.by_kernel)
 of_few = _with_gradients(_few_convolution, _few_by_images, _few_by_kernel)

@@ -4,8 +4,12 @@ A convolution in one dimension that gives m results with a kernel of r taps is a
 known from its values at m + r - 1 points: so many multiplications in place of m r (Toom, Cook; Winograd 1980). In two
 dimensions a tile of m x m results takes (m + r - 1)^2 products of matrices [tiles, channels] x [channels, filters]; for
 3x3 kernels and m = 4 these are a quarter of the multiplications (Lavin and Gray, arXiv 1509.09308, whose F(4x4, 3x3)
-this is). The gradients by images and by kernel are of the same kind. The products are TensorFlow's own; what is added
-up before and after them XLA compiles into passes over memory.
+this is). The products are TensorFlow's own; what is added up before and after them XLA compiles into passes over
+memory.
+
+Three linear transforms are around the products: of inputs, of kernels, and of products to results. Gradients are taken
+through them: by the transposes of the three, with products in between. So both gradients use one transform of what
+comes from above, and of tiles that need not be cut anew.
 
 Here there are always six points: m = 5 for 2x2 kernels, 4 for 3x3, 3 for 4x4. Deviation: they are 0, +-3/4, +-3/2 and
 infinity, not 0, +-1, +-2 and infinity, which halves the error. In float32 results differ from the exact ones by 1e-6 of
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -52,132 +56,167 @@ def transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return results, kernel, inputs
 
 
-def convolution(images: Tensor, kernel: Tensor) -> Tensor:
-    """Valid convolution with stride 1.
+class Tiling(NamedTuple):
+    """A valid convolution with stride 1 of images of a given shape, in tiles.
 
-    Args:
-        images: [b, h, w, c], all known.
-        kernel: [r, r, c, filters], r one of `TAPS`.
-
-    Returns:
-        [b, h - r + 1, w - r + 1, filters].
+    batch, height, width: of the images; all known.
+    taps: rows and columns of the kernel, one of `TAPS`.
     """
-    taps = kernel.shape[0]
-    batch, height, width, _ = images.shape
-    products = map(tf.matmul, _inputs(images, taps, 0), _kernels(kernel, False))
-    return _results(list(products), (batch, height - taps + 1, width - taps + 1), taps)
+
+    batch: int
+    height: int
+    width: int
+    taps: int
+
+    @property
+    def tiles(self) -> tuple[int, int, int]:
+        """batch, rows of tiles, columns of tiles; side by side they cover the results."""
+        down, across = (-(-(side - self.taps + 1) // _tile(self.taps)) for side in (self.height, self.width))
+        return self.batch, down, across
+
+    def products(self, images: Tensor, kernel: Tensor) -> list[Tensor]:
+        """The products of all tiles, of which `results` makes the convolution.
+
+        Args:
+            images: [b, h, w, c].
+            kernel: [r, r, c, filters].
+
+        Returns:
+            Six of [6, tiles, filters].
+        """
+        pairs = zip(_tiled(images, self.taps, False), _kernels(kernel), strict=True)
+        return [tf.matmul(*pair) for pair in pairs]
+
+    def products_by_images(self, upstream: Sequence[Tensor], kernel: Tensor) -> Tensor:
+        """The gradient of `products` by images, [b, h, w, c]; upstream: as the products."""
+        pairs = zip(upstream, _kernels(kernel), strict=True)
+        products = [tf.matmul(*pair, transpose_b=True) for pair in pairs]
+        return _joined(products, self.tiles, (self.height, self.width), self.taps, False)
+
+    def products_by_kernel(self, images: Tensor, upstream: Sequence[Tensor]) -> Tensor:
+        """The gradient of `products` by the kernel, [r, r, c, filters]: added up over tiles before the transform."""
+        pairs = zip(_tiled(images, self.taps, False), upstream, strict=True)
+        rows = [_kernel_joined(tf.matmul(*pair, transpose_a=True), taps=self.taps) for pair in pairs]
+        return _kernel_joined(*rows, taps=self.taps)
+
+    def results(self, products: Sequence[Tensor]) -> Tensor:
+        """A (products) A^T of all tiles, side by side, and what is beyond the image cut off.
+
+        Returns:
+            [b, h - r + 1, w - r + 1, filters].
+        """
+        sides = (self.height - self.taps + 1, self.width - self.taps + 1)
+        return _joined(products, self.tiles, sides, self.taps, True)
+
+    def transposed_results(self, upstream: Tensor) -> list[Tensor]:
+        """The gradient of `results`: A^T d A of all tiles d of [b, h - r + 1, w - r + 1, filters]."""
+        return _tiled(upstream, self.taps, True)
 
 
-def by_images(upstream: Tensor, kernel: Tensor) -> Tensor:
-    """`convolution`'s gradient by its images: a convolution of the padded `upstream` with the turned kernel."""
-    taps = kernel.shape[0]
-    batch, height, width, _ = upstream.shape
-    products = map(tf.matmul, _inputs(upstream, taps, taps - 1), _kernels(kernel, True))
-    return _results(list(products), (batch, height + taps - 1, width + taps - 1), taps)
+def _tiled(images: Tensor, taps: int, of_results: bool) -> list[Tensor]:
+    """B d B^T of all tiles d, which overlap, or A^T d A of tiles of results, which do not: six of [6, tiles, c]."""
+    return [_columns_tiled(row, taps, of_results) for row in _rows_tiled(images, taps, of_results)]
 
 
-def by_kernel(images: Tensor, upstream: Tensor) -> Tensor:
-    """`convolution`'s gradient by its kernel: of all tiles, added up before the last transform."""
-    taps = images.shape[1] - upstream.shape[1] + 1
-    tiles = zip(_inputs(images, taps, 0), _upstreams(upstream, taps), strict=True)
-    products = [tf.matmul(one, other, transpose_a=True) for one, other in tiles]
-    return _stacked(*(_stacked(*six, taps=taps) for six in _in_sixes(products)), taps=taps)
+def _joined(
+    products: Sequence[Tensor], tiles: tuple[int, int, int], sides: tuple[int, int], taps: int, of_results: bool
+) -> Tensor:
+    """The transpose of `_tiled`: six of [6, tiles, c] -> [b, *sides, c]."""
+    height, width = sides
+    rows = [_columns_joined(six, tiles, width, taps, of_results) for six in products]
+    return _rows_joined(*rows, side=height, taps=taps, of_results=of_results)
 
 
-def _inputs(images: Tensor, taps: int, border: int) -> list[Tensor]:
-    """B d B^T of all tiles d of the images with `border` zeros around them: 6 x 6 of [tiles, channels]."""
-    rows = _rows_of_tiles(images, taps, border, False)
-    return [one for row in rows for one in _columns_of_tiles(row, taps, border, False)]
+def _kernels(kernel: Tensor) -> list[Tensor]:
+    """G g G^T: six of [6, channels, filters]."""
+    return [_kernel_columns(row) for row in _kernel_rows(kernel)]
 
 
-def _upstreams(upstream: Tensor, taps: int) -> list[Tensor]:
-    """A^T d A of all tiles d of a gradient by results: 6 x 6 of [tiles, filters]."""
-    rows = _rows_of_tiles(upstream, taps, 0, True)
-    return [one for row in rows for one in _columns_of_tiles(row, taps, 0, True)]
-
-
-def _kernels(kernel: Tensor, turned: bool) -> list[Tensor]:
-    """G g G^T: 6 x 6 of [channels, filters]; of the kernel turned by 180 degrees [filters, channels]."""
-    return [one for row in _unstacked(kernel, turned, False) for one in _unstacked(row, turned, turned)]
-
-
-def _results(products: list[Tensor], shape: tuple[int, int, int], taps: int) -> Tensor:
-    """A (products) A^T of all tiles, side by side: [*shape, filters]."""
-    batch, height, width = shape
-    counts = tuple(_count(side, _tile(taps)) for side in (height, width))
-    rows = [_whole_rows(*six, counts=(batch, *counts), taps=taps) for six in _in_sixes(products)]
-    return _whole(*rows, height=height, width=width, taps=taps)
-
-
-# A transform is two compiled functions, the second called for each result of the first. As one, of 36 loops, the first
-# call of a step with two convolutions took 10.7 s where it takes 4.9.
+# A transform is two compiled functions, the second called for each of the six results of the first. Calls of the second
+# run beside products of others, whose operands are still in the caches: all in one is slower, and compiles longer.
 @compiled
-def _rows_of_tiles(images: Tensor, taps: int, border: int, transposed: bool) -> list[Tensor]:
-    """[b, h, w, c] -> 6 of [b, rows of tiles, w, c]."""
-    return _of_tiles(images, taps, border, transposed, 1)
+def _rows_tiled(images: Tensor, taps: int, of_results: bool) -> list[Tensor]:
+    """[b, h, w, c] -> six of [b, rows of tiles, w, c]."""
+    return _of_tiles(images, taps, of_results, 1)
 
 
 @compiled
-def _columns_of_tiles(row: Tensor, taps: int, border: int, transposed: bool) -> list[Tensor]:
-    """[b, rows of tiles, w, c] -> 6 of [tiles, c]."""
-    return [tf.reshape(one, (-1, row.shape[3])) for one in _of_tiles(row, taps, border, transposed, 2)]
+def _columns_tiled(row: Tensor, taps: int, of_results: bool) -> Tensor:
+    """[b, rows of tiles, w, c] -> [6, tiles, c]."""
+    return tf.reshape(tf.stack(_of_tiles(row, taps, of_results, 2)), (_SIZE, -1, row.shape[3]))
 
 
-def _of_tiles(images: Tensor, taps: int, border: int, transposed: bool, axis: int) -> list[Tensor]:
+def _of_tiles(images: Tensor, taps: int, of_results: bool, axis: int) -> list[Tensor]:
     """B d, or A^T d, for all tiles d along an axis, whose beginnings are m apart."""
-    matrix = transforms(taps)[0].T if transposed else transforms(taps)[2]
+    matrix = _matrix(taps, of_results)
     tile, size = _tile(taps), matrix.shape[1]
     side = images.shape[axis]
-    count = _count(side + 2 * border - size + tile, tile)
+    count = -(-(side - size + tile) // tile)
     padding = [[0, 0] for _ in range(4)]
-    padding[axis] = [border, tile * (count - 1) + size - side - border]
+    padding[axis][1] = tile * (count - 1) + size - side
     images = tf.pad(images, padding)
     places = [slice(i, i + tile * (count - 1) + 1, tile) for i in range(size)]
     return _combined(matrix, [images[(slice(None),) * axis + (place,)] for place in places])
 
 
 @compiled
-def _unstacked(kernel: Tensor, turned: bool, transposed: bool) -> list[Tensor]:
-    """G along the first axis, [r, ...] -> 6 of [...], of the kernel in reverse order if turned."""
-    matrix = transforms(kernel.shape[0])[1]
-    found = _combined(matrix[:, ::-1] if turned else matrix, tf.unstack(kernel))
-    return [tf.transpose(one) for one in found] if transposed else found
+def _columns_joined(six: Tensor, tiles: tuple[int, int, int], side: int, taps: int, of_results: bool) -> Tensor:
+    """The transpose of `_columns_tiled`: [6, tiles, c] -> [b, rows of tiles, side, c]."""
+    parts = tf.unstack(tf.reshape(six, (_SIZE, *tiles, six.shape[2])))
+    return _side_by_side(parts, side, taps, of_results, 2)
 
 
 @compiled
-def _stacked(*products: Tensor, taps: int) -> Tensor:
-    """G^T along a new first axis: 6 of [...] -> [r, ...]."""
-    return tf.stack(_combined(transforms(taps)[1].T, products))
+def _rows_joined(*rows: Tensor, side: int, taps: int, of_results: bool) -> Tensor:
+    """The transpose of `_rows_tiled`: six of [b, rows of tiles, w, c] -> [b, side, w, c]."""
+    return _side_by_side(rows, side, taps, of_results, 1)
+
+
+def _side_by_side(parts: Sequence[Tensor], side: int, taps: int, of_results: bool, axis: int) -> Tensor:
+    """The transpose of `_of_tiles`: tiles one after the other along an axis; where they overlap they are added up."""
+    tile = _tile(taps)
+    found = _combined(_matrix(taps, of_results).T, parts)
+    if len(found) > tile:  # what is beyond a tile's m places belongs to the next one
+        padding = [[0, 0] for _ in range(4)]
+        padding[axis] = [0, 1]
+        own = [tf.pad(part, padding) for part in found[:tile]]
+        padding[axis] = [1, 0]
+        for i, part in enumerate(found[tile:]):
+            own[i] += tf.pad(part, padding)
+        found = own
+    joined = tf.stack(found, axis=axis + 1)
+    shape = joined.shape
+    joined = tf.reshape(joined, (*shape[:axis], -1, *shape[axis + 2 :]))
+    return joined[(slice(None),) * axis + (slice(side),)]
 
 
 @compiled
-def _whole_rows(*products: Tensor, counts: tuple[int, int, int], taps: int) -> Tensor:
-    """A along columns: 6 of [tiles, filters] -> [b, rows of tiles, columns of tiles * m, filters]."""
-    batch, down, across = counts
-    shape = (batch, down, across, products[0].shape[1])
-    found = _combined(transforms(taps)[0], [tf.reshape(one, shape) for one in products])
-    return tf.reshape(tf.stack(found, axis=3), (batch, down, -1, shape[3]))
+def _kernel_rows(kernel: Tensor) -> list[Tensor]:
+    """G along the first axis: [r, ...] -> six of [...]."""
+    return _combined(transforms(kernel.shape[0])[1], tf.unstack(kernel))
 
 
 @compiled
-def _whole(*rows: Tensor, height: int, width: int, taps: int) -> Tensor:
-    """A along rows, and what is beyond the image cut off: -> [b, height, width, filters]."""
-    batch, _, across, filters = rows[0].shape
-    found = tf.stack(_combined(transforms(taps)[0], rows), axis=2)
-    return tf.reshape(found, (batch, -1, across, filters))[:, :height, :width]
+def _kernel_columns(row: Tensor) -> Tensor:
+    """G along the first axis: [r, ...] -> [6, ...]."""
+    return tf.stack(_combined(transforms(row.shape[0])[1], tf.unstack(row)))
 
 
-def _in_sixes(products: list[Tensor]) -> list[list[Tensor]]:
-    return [products[i : i + _SIZE] for i in range(0, len(products), _SIZE)]
+@compiled
+def _kernel_joined(*six: Tensor, taps: int) -> Tensor:
+    """G^T along a new first axis, or the first of one: 6 of [...], or [6, ...], -> [r, ...]."""
+    return tf.stack(_combined(transforms(taps)[1].T, six if len(six) == _SIZE else tf.unstack(*six)))
+
+
+def _matrix(taps: int, of_results: bool) -> np.ndarray:
+    """[6, places of a tile]: A^T for tiles of results, B for tiles of inputs."""
+    results, _, inputs = transforms(taps)
+    return results.T if of_results else inputs
 
 
 def _tile(taps: int) -> int:
     """m: rows and columns of results that are computed together."""
     return _SIZE - taps + 1
-
-
-def _count(side: int, tile: int) -> int:
-    return -(-side // tile)
 
 
 def _combined(matrix: np.ndarray, parts: Sequence[Tensor]) -> list[Tensor]:
