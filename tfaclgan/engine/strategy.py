@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.engine import base
+from tfaclgan.engine import base, cores
 from tfaclgan.errors import UserError
 
 
@@ -86,6 +86,7 @@ def _tpu_is_attached() -> bool:
 
 def _cpu(devices: int) -> Hardware:
     _pool_memory()
+    cores.one_for_each_operation()
     tf.config.set_visible_devices([], "GPU")
     if devices <= 1:
         return Hardware(tf.distribute.get_strategy(), "cpu", f"CPU ({os.cpu_count()} cores)")

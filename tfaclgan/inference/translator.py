@@ -312,7 +312,9 @@ def _compile(call: Callable[..., Any], networks: Mapping[str, Any]) -> Callable[
 def _compile_with_tensorflow(call: Callable[..., Any], networks: Mapping[str, Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    function = tf.function(call, autograph=False)
+    from tfaclgan.engine import cores
+
+    function = tf.function(cores.in_branches(call), autograph=False)
 
     def run(*inputs: np.ndarray) -> Any:
         try:

@@ -289,10 +289,11 @@ def _run_keras(model: Any, batch: int, key: str = "") -> Run:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        from tfaclgan.engine import cores
+
         shape = (batch, *model.input_shape[1:])
-        call = tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(
-            tf.TensorSpec(shape, tf.float32)
-        )
+        call = cores.in_branches(lambda x: model(x, training=False))
+        call = tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.float32))
         return lambda images: _split(call(tf.constant(images)), key)
     return lambda images: _split(model.predict_on_batch(images), key)
 
