@@ -176,8 +176,12 @@ def test_a_step_keeps_no_gradient_of_its_own(monkeypatch):
 
         return call
 
-    for name in ("products", "products_by_images", "products_by_kernel", "results", "transposed_results"):
-        monkeypatch.setattr(winograd.Tiling, name, counted(getattr(winograd.Tiling, name)))
+    for owner, names in (
+        (winograd, ("products", "products_by_tiles", "products_by_kernel")),
+        (winograd.Tiling, ("tiled", "transposed_tiled", "results", "transposed_results")),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     of_many_of_shape.cache_clear()
     layer = Conv2D(128, 3)
     layer.build((1, 34, 34, 128))
@@ -191,7 +195,7 @@ def test_a_step_keeps_no_gradient_of_its_own(monkeypatch):
         graph = tf.function(step).get_concrete_function(tf.TensorSpec((1, 34, 34, 128))).graph.as_graph_def()
         assert not [node.name for node in graph.node if "_gradient_op_type" in node.attr]
         assert sorted(traced) == sorted({*traced})
-        assert {"products", "products_by_kernel", "results", "transposed_results"} <= {*traced}
+        assert {"tiled", "products", "products_by_kernel", "results", "transposed_results"} <= {*traced}
     of_many_of_shape.cache_clear()
 
 

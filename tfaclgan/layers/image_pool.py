@@ -30,16 +30,18 @@ def exchange(pool: Tensor, images: Tensor, step: Tensor, coin: Tensor, place: Te
     Returns:
         (images [b, h, w, c], pool).
     """
-    size = pool.shape[1]
+    count, size = pool.shape[:2]
     images = ops.cast(images, pool.dtype)
     step = ops.cast(step, "int32")
     full = step >= size
     random = ops.minimum(ops.cast(place * size, "int32"), size - 1)
     slot = ops.where(full, random, ops.minimum(step, size - 1))
-    here = ops.arange(size, dtype="int32")[None, :] == slot[:, None]
-    here = here[:, :, None, None, None]
-    stored = ops.sum(ops.where(here, pool, 0), axis=1)
+    # A place is read and written by its number: comparing all places with it would pass over the whole pool.
+    number = size * ops.arange(count, dtype="int32") + slot
+    pictures = ops.reshape(pool, (count * size, *images.shape[1:]))
+    stored = ops.take(pictures, number, axis=0)
     swap = ops.logical_and(full, coin > 0.5)
-    put = ops.logical_or(swap, ops.logical_not(full))[:, None, None, None, None]
-    shown = ops.where(swap[:, None, None, None], stored, images)
-    return shown, ops.where(ops.logical_and(here, put), images[:, None], pool)
+    put = ops.logical_or(swap, ops.logical_not(full))
+    swap, put = (condition[:, None, None, None] for condition in (swap, put))
+    pictures = ops.scatter_update(pictures, number[:, None], ops.where(put, images, stored))
+    return ops.where(swap, stored, images), ops.reshape(pictures, pool.shape)

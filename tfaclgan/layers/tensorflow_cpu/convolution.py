@@ -68,9 +68,11 @@ def computed(form: Form, images: Tensor, kernel: Any) -> Tensor:
 @functools.cache
 def of_many_of_shape(tiling: winograd.Tiling) -> Form:
     """The convolution of such images; its gradients of any order are taken through the same transforms."""
-    products = _with_gradients(tiling.products, tiling.products_by_images, tiling.products_by_kernel)
+    by_kernel = functools.partial(winograd.products_by_kernel, tiling.taps)
+    tiled = _linear(tiling.tiled, tiling.transposed_tiled)
+    products = _with_gradients(winograd.products, winograd.products_by_tiles, by_kernel)
     results = _linear(tiling.results, tiling.transposed_results)
-    return lambda images, kernel: results(products(images, kernel))
+    return lambda images, kernel: results(products(tiled(images), kernel))
 
 
 def of_many(images: Tensor, kernel: Tensor) -> Tensor:
@@ -83,41 +85,44 @@ def _with_gradients(forward: Callable, by_images: Callable, by_kernel: Callable)
     """`forward(images, kernel)` whose gradients, of any order, are computed by the other two.
 
     Args:
-        forward: gives one array or a list.
+        forward: of images, one array or a list, and a kernel; gives one array or a list.
         by_images: (upstream, kernel) -> the gradient by the images; upstream: as what `forward` gives.
         by_kernel: (images, upstream) -> the gradient by the kernel.
     """
     forward, by_images, by_kernel = (_once_for_each_shape(function) for function in (forward, by_images, by_kernel))
 
     @in_its_own_graph
-    def convolved(images: Tensor, kernel: Tensor) -> tuple[Any, Callable]:
-        return forward(images, kernel), lambda *up: (
-            to_images(_one_or_all(up), kernel),
-            to_kernel(images, _one_or_all(up)),
-        )
+    def convolved(images: Any, kernel: Tensor) -> tuple[Any, Callable]:
+        def gradients(*up: Tensor) -> tuple[Any, Tensor]:
+            return to_images(_one_or_all(up), kernel), to_kernel(images, _one_or_all(up))
+
+        return forward(images, kernel), gradients
 
     @in_its_own_graph
-    def to_images(upstream: Any, kernel: Tensor) -> tuple[Tensor, Callable]:
-        return by_images(upstream, kernel), lambda up: (convolved(up, kernel), to_kernel(up, upstream))
+    def to_images(upstream: Any, kernel: Tensor) -> tuple[Any, Callable]:
+        def gradients(*up: Tensor) -> tuple[Any, Tensor]:
+            return convolved(_one_or_all(up), kernel), to_kernel(_one_or_all(up), upstream)
+
+        return by_images(upstream, kernel), gradients
 
     @in_its_own_graph
-    def to_kernel(images: Tensor, upstream: Any) -> tuple[Tensor, Callable]:
+    def to_kernel(images: Any, upstream: Any) -> tuple[Tensor, Callable]:
         return by_kernel(images, upstream), lambda up: (to_images(upstream, up), convolved(images, up))
 
     return convolved
 
 
 def _linear(forward: Callable, transposed: Callable) -> Callable:
-    """`forward`, of a list of arrays, whose gradient is `transposed`, of one, and the reverse."""
+    """`forward`, of one array or a list, whose gradient is `transposed`, and the reverse."""
     forward, transposed = (_once_for_each_shape(function) for function in (forward, transposed))
 
     @in_its_own_graph
-    def there(parts: list[Tensor]) -> tuple[Tensor, Callable]:
-        return forward(parts), lambda up: back(up)
+    def there(arrays: Any) -> tuple[Any, Callable]:
+        return forward(arrays), lambda *up: back(_one_or_all(up))
 
     @in_its_own_graph
-    def back(upstream: Tensor) -> tuple[list[Tensor], Callable]:
-        return transposed(upstream), lambda *up: there(list(up))
+    def back(upstream: Any) -> tuple[Any, Callable]:
+        return transposed(upstream), lambda *up: there(_one_or_all(up))
 
     return there
 

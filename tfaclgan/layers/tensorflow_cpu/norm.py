@@ -30,30 +30,54 @@ def normalising(axes: tuple[int, ...], scale_of: ScaleOf) -> Callable[[Tensor], 
             images = tf.reduce_mean(images, axis, keepdims=True) if axis in axes else images
         return images
 
-    def parts(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centred images, scale, slope; sums are of differences from the first pixel, exactly 0 for a flat channel."""
+    def from_first(images: Tensor) -> tuple[Tensor, Tensor]:
+        """Differences from the first pixel, of which sums are taken, exactly 0 for a flat channel; that pixel."""
+        first = images[:, :1, :1, :] if 3 not in axes else images[:, :1, :1, :1]
+        first = tf.stop_gradient(first)
+        return images - first, first
+
+    def parts(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centred images; the differences' mean; scale and slope."""
         count = 1.0
         for axis in axes:
             count *= images.shape[axis]
-        first = images[:, :1, :1, :] if 3 not in axes else images[:, :1, :1, :1]
-        first = tf.stop_gradient(first)
-        above = images - first
+        above, first = from_first(images)
         middle = mean(above)
         centred = above - middle
-        return centred, *scale_of(first + middle, mean(tf.square(centred)), count)
+        return centred, middle, *scale_of(first + middle, mean(tf.square(centred)), count)
 
-    @compiled
-    def forward(images: Tensor) -> Tensor:
-        centred, scale, _ = parts(images)
-        return centred * scale
-
-    @compiled
-    def backward(images: Tensor, upstream: Tensor) -> Tensor:
-        centred, scale, slope = parts(images)
+    def slope_by_images(centred: Tensor, upstream: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
         return scale * (upstream - mean(upstream)) + centred * (2 * slope * mean(upstream * centred))
+
+    @compiled
+    def forward(images: Tensor) -> tuple[Tensor, ...]:
+        centred, *known = parts(images)
+        return centred * known[1], *known
+
+    @compiled
+    def backward(images: Tensor, upstream: Tensor, middle: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
+        return slope_by_images(from_first(images)[0] - middle, upstream, scale, slope)
+
+    @compiled
+    def whole_backward(images: Tensor, upstream: Tensor) -> Tensor:
+        centred, _, scale, slope = parts(images)
+        return slope_by_images(centred, upstream, scale, slope)
 
     @in_its_own_graph
     def normal(images: Tensor) -> tuple[Tensor, Callable]:
-        return forward(images), lambda upstream: backward(images, upstream)
+        result, *known = forward(images)
+        return result, lambda upstream: to_images(images, upstream, *known)
+
+    @in_its_own_graph
+    def to_images(images: Tensor, upstream: Tensor, *known: Tensor) -> tuple[Tensor, Callable]:
+        """What is known of the images has no gradient of its own: that of the whole formula has it all."""
+
+        def gradients(up: Tensor) -> tuple[Tensor, ...]:
+            with tf.GradientTape() as tape:
+                tape.watch([images, upstream])
+                result = whole_backward(images, upstream)
+            return *tape.gradient(result, [images, upstream], up), *(tf.zeros_like(value) for value in known)
+
+        return backward(images, upstream, *known), gradients
 
     return normal

@@ -9,7 +9,7 @@ memory.
 
 Three linear transforms are around the products: of inputs, of kernels, and of products to results. Gradients are taken
 through them: by the transposes of the three, with products in between. So both gradients use one transform of what
-comes from above, and of tiles that need not be cut anew.
+comes from above, and the tiles of the inputs are those of the way forward, which are kept.
 
 Here there are always six points: m = 5 for 2x2 kernels, 4 for 3x3, 3 for 4x4. Deviation: they are 0, +-3/4, +-3/2 and
 infinity, not 0, +-1, +-2 and infinity, which halves the error. In float32 results differ from the exact ones by 1e-6 of
@@ -74,33 +74,19 @@ class Tiling(NamedTuple):
         down, across = (-(-(side - self.taps + 1) // _tile(self.taps)) for side in (self.height, self.width))
         return self.batch, down, across
 
-    def products(self, images: Tensor, kernel: Tensor) -> list[Tensor]:
-        """The products of all tiles, of which `results` makes the convolution.
+    def tiled(self, images: Tensor) -> list[Tensor]:
+        """B d B^T of all tiles d of the images [b, h, w, c], which overlap: six of [6, tiles, c]."""
+        return _tiled(images, self.taps, False)
 
-        Args:
-            images: [b, h, w, c].
-            kernel: [r, r, c, filters].
-
-        Returns:
-            Six of [6, tiles, filters].
-        """
-        pairs = zip(_tiled(images, self.taps, False), _kernels(kernel), strict=True)
-        return [tf.matmul(*pair) for pair in pairs]
-
-    def products_by_images(self, upstream: Sequence[Tensor], kernel: Tensor) -> Tensor:
-        """The gradient of `products` by images, [b, h, w, c]; upstream: as the products."""
-        pairs = zip(upstream, _kernels(kernel), strict=True)
-        products = [tf.matmul(*pair, transpose_b=True) for pair in pairs]
-        return _joined(products, self.tiles, (self.height, self.width), self.taps, False)
-
-    def products_by_kernel(self, images: Tensor, upstream: Sequence[Tensor]) -> Tensor:
-        """The gradient of `products` by the kernel, [r, r, c, filters]: added up over tiles before the transform."""
-        pairs = zip(_tiled(images, self.taps, False), upstream, strict=True)
-        rows = [_kernel_joined(tf.matmul(*pair, transpose_a=True), taps=self.taps) for pair in pairs]
-        return _kernel_joined(*rows, taps=self.taps)
+    def transposed_tiled(self, tiles: Sequence[Tensor]) -> Tensor:
+        """The gradient of `tiled`."""
+        return _joined(tiles, self.tiles, (self.height, self.width), self.taps, False)
 
     def results(self, products: Sequence[Tensor]) -> Tensor:
         """A (products) A^T of all tiles, side by side, and what is beyond the image cut off.
+
+        Args:
+            products: six of [6, tiles, filters].
 
         Returns:
             [b, h - r + 1, w - r + 1, filters].
@@ -111,6 +97,26 @@ class Tiling(NamedTuple):
     def transposed_results(self, upstream: Tensor) -> list[Tensor]:
         """The gradient of `results`: A^T d A of all tiles d of [b, h - r + 1, w - r + 1, filters]."""
         return _tiled(upstream, self.taps, True)
+
+
+def products(tiles: Sequence[Tensor], kernel: Tensor) -> list[Tensor]:
+    """Of `Tiling.tiled` images, six of [6, tiles, c], and G g G^T of the kernel g [r, r, c, filters].
+
+    Returns:
+        Six of [6, tiles, filters].
+    """
+    return [tf.matmul(*pair) for pair in zip(tiles, _kernels(kernel), strict=True)]
+
+
+def products_by_tiles(upstream: Sequence[Tensor], kernel: Tensor) -> list[Tensor]:
+    """The gradient of `products` by the tiles; upstream: as the products."""
+    return [tf.matmul(*pair, transpose_b=True) for pair in zip(upstream, _kernels(kernel), strict=True)]
+
+
+def products_by_kernel(taps: int, tiles: Sequence[Tensor], upstream: Sequence[Tensor]) -> Tensor:
+    """The gradient of `products` by the kernel, [r, r, c, filters]: added up over tiles before the transform."""
+    rows = [_kernel_joined(tf.matmul(*pair, transpose_a=True), taps=taps) for pair in zip(tiles, upstream, strict=True)]
+    return _kernel_joined(*rows, taps=taps)
 
 
 def _tiled(images: Tensor, taps: int, of_results: bool) -> list[Tensor]:
