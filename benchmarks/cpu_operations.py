@@ -5,7 +5,8 @@
     python benchmarks/cpu_operations.py --only norm --rounds 3
 
 Each operation is one that ACL-GAN, U-GAT-IT, MUNIT or CycleGAN has at 256 px; it is timed alone and with its gradients,
-both forms in turn, with nothing of a step around it. docs/engines.md holds the figures.
+both forms in turn, with nothing of a step around it; as many at a time as the cores that a step gives an operation each
+(two on two cores, else one). docs/engines.md holds the figures.
 """
 
 from __future__ import annotations
@@ -115,11 +116,18 @@ def operations(batch: int) -> Iterator[Operation]:
 
 
 def milliseconds(operation: Operation, gradients: bool, rounds: int) -> tuple[float, float]:
-    """Of both forms, the plain one first: medians over rounds in turn."""
+    """Of both forms, the plain one first, for each of those at a time: medians over rounds in turn."""
     import tensorflow as tf
 
+    from tfaclgan.engine import cores
+
+    together = cores.branches()
     arrays = [
-        tf.cast(tf.random.stateless_normal(shape, (0, i)), operation.dtype) for i, shape in enumerate(operation.shapes)
+        [
+            tf.cast(tf.random.stateless_normal(shape, (number, i)), operation.dtype)
+            for i, shape in enumerate(operation.shapes)
+        ]
+        for number in range(together)
     ]
     functions = [traced(operation.function, kind, gradients) for kind in (operation.plain, operation.ours)]
     times: list[list[float]] = [[], []]
@@ -130,7 +138,7 @@ def milliseconds(operation: Operation, gradients: bool, rounds: int) -> tuple[fl
             started = time.perf_counter()
             for _ in range(CALLS):
                 functions[i](*arrays)
-            times[i].append(1e3 * (time.perf_counter() - started) / CALLS)
+            times[i].append(1e3 * (time.perf_counter() - started) / CALLS / together)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -140,13 +148,13 @@ def traced(function: Callable[..., Any], kind: str, gradients: bool) -> Callable
 
     from tfaclgan.layers import target
 
-    def call(*arrays: Any) -> Any:
+    def one(arrays: Any) -> Any:
         with target.compiling_for(kind) if kind else contextlib.nullcontext(), tf.GradientTape() as tape:
             tape.watch(arrays)
             result = function(*arrays)
         return (result, *tape.gradient(result, arrays, result)) if gradients else result
 
-    return tf.function(call, autograph=False)
+    return tf.function(lambda *sets: [one(arrays) for arrays in sets], autograph=False)
 
 
 if __name__ == "__main__":

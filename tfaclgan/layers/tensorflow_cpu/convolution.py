@@ -14,9 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.layers.picture import grouped_convolution
 from tfaclgan.layers.tensorflow_cpu import winograd
-from tfaclgan.layers.tensorflow_cpu.functions import in_its_own_graph
+from tfaclgan.layers.tensorflow_cpu.functions import compiled, in_its_own_graph
 
 Tensor = Any
 Form = Callable[[Tensor, Tensor], Tensor]
@@ -138,8 +137,19 @@ def _once_for_each_shape(function: Callable) -> Callable:
 
 
 def _few_convolution(images: Tensor, kernel: Tensor) -> Tensor:
-    """Two columns as one where the result has few channels."""
-    return grouped_convolution(images, kernel, 2 if kernel.shape[3] <= FEW else 1)
+    """To few channels: the columns of the kernel as filters, side by side, of a kernel of one column."""
+    rows, columns, channels, filters = kernel.shape
+    if filters > FEW:
+        return tf.nn.conv2d(images, kernel, 1, "VALID")
+    narrow = tf.reshape(tf.transpose(kernel, (0, 2, 1, 3)), (rows, 1, channels, columns * filters))
+    return _columns_added(tf.nn.conv2d(images, narrow, 1, "VALID"), columns)
+
+
+@compiled
+def _columns_added(maps: Tensor, columns: int) -> Tensor:
+    """[b, h, w, columns * c] -> [b, h, w - columns + 1, c]: the results of columns, each shifted to its place."""
+    width, channels = maps.shape[2] - columns + 1, maps.shape[3] // columns
+    return tf.add_n([maps[:, :, i : i + width, i * channels : (i + 1) * channels] for i in range(columns)])
 
 
 def _few_by_images(upstream: Tensor, kernel: Tensor) -> Tensor:
@@ -161,14 +171,25 @@ def _few_by_kernel(images: Tensor, upstream: Tensor) -> Tensor:
 
 
 def _products_of_rows(few: Tensor, many: Tensor, taps: int) -> Tensor:
-    """[taps, taps, c of few, c of many]: sums over all places in `many` of its products with `few`, shifted."""
+    """[taps, taps, c of few, c of many]: sums over all places in `many` of its products with `few`, shifted.
+
+    Two columns of `many` are taken as one of twice the channels, which fills the matrices better; each finds what
+    belongs to it in the products of both.
+    """
     batch, height, width, channels = many.shape
-    pieces = tf.concat([few[:, :, i : i + width] for i in range(taps)], axis=3)
-    many = tf.reshape(many, (batch * height * width, channels))
+    together = 1 if width % 2 else 2
+    wide = -(-(taps + together - 1) // together) * together
+    groups = width // together
+    few = tf.pad(few, ((0, 0), (0, 0), (0, wide - together - (taps - 1)), (0, 0)))
+    columns = tf.reshape(few, (batch, few.shape[1], -1, together * few.shape[3]))
+    pieces = tf.concat([columns[:, :, i : i + groups] for i in range(wide // together)], axis=3)
+    many = tf.reshape(many, (batch * height * groups, together * channels))
     rows = []
     for i in range(taps):
-        piece = tf.reshape(pieces[:, i : i + height], (batch * height * width, taps * few.shape[3]))
-        rows.append(tf.reshape(tf.matmul(piece, many, transpose_a=True), (taps, few.shape[3], channels)))
+        piece = tf.reshape(pieces[:, i : i + height], (batch * height * groups, wide * few.shape[3]))
+        products = tf.matmul(piece, many, transpose_a=True)
+        products = tf.reshape(products, (wide, few.shape[3], together, channels))
+        rows.append(tf.add_n([products[j : j + taps, :, j] for j in range(together)]))
     return tf.stack(rows)
 
 
