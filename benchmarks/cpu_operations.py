@@ -129,7 +129,9 @@ def milliseconds(operation: Operation, gradients: bool, rounds: int) -> tuple[fl
         ]
         for number in range(together)
     ]
-    functions = [traced(operation.function, kind, gradients) for kind in (operation.plain, operation.ours)]
+    functions = [
+        side_by_side(traced(operation.function, kind, gradients)) for kind in (operation.plain, operation.ours)
+    ]
     times: list[list[float]] = [[], []]
     for function in functions:
         function(*arrays)
@@ -148,13 +150,20 @@ def traced(function: Callable[..., Any], kind: str, gradients: bool) -> Callable
 
     from tfaclgan.layers import target
 
-    def one(arrays: Any) -> Any:
+    def call(*arrays: Any) -> Any:
         with target.compiling_for(kind) if kind else contextlib.nullcontext(), tf.GradientTape() as tape:
             tape.watch(arrays)
             result = function(*arrays)
         return (result, *tape.gradient(result, arrays, result)) if gradients else result
 
-    return tf.function(lambda *sets: [one(arrays) for arrays in sets], autograph=False)
+    return tf.function(call, autograph=False)
+
+
+def side_by_side(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of several lists of arrays, the function of each."""
+    import tensorflow as tf
+
+    return tf.function(lambda *lists: [function(*arrays) for arrays in lists], autograph=False)
 
 
 if __name__ == "__main__":
