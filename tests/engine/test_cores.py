@@ -34,6 +34,8 @@ print(tf.config.threading.get_intra_op_parallelism_threads(), cores.branches())
         (1, "", "", "0 1"),
         (8, "", "", "0 1"),
         (2, "3", "", "3 1"),  # told by the program
+        (8, "1", "", "1 2"),
+        (1, "1", "", "1 1"),
         (2, "", "2", "0 1"),  # told by the environment
         (2, "started", "", "0 1"),
     ],

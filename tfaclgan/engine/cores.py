@@ -30,7 +30,7 @@ def branches() -> int:
     """Parts of a batch that a function without branches of its own is to compute side by side."""
     import tensorflow as tf
 
-    return _cores() if tf.config.threading.get_intra_op_parallelism_threads() == 1 else 1
+    return min(_cores(), _BRANCHES) if tf.config.threading.get_intra_op_parallelism_threads() == 1 else 1
 
 
 def in_branches(call: Callable[..., Any]) -> Callable[..., Any]:
