@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-_BRANCHES = 2  # that a training step has at most places: domains, directions, real and translated
+_BRANCHES = 2  # that a training step has in most places: domains, directions, real and translated
 
 
 def one_for_each_operation() -> None:
     """Has TensorFlow compute every operation on one core, and so many at a time, where there are two cores.
 
-    Its default is two operations at a time, each shared out to both cores: four threads that wait for each other. Two
-    networks trained side by side are 7 to 17 % faster so (docs/engines.md). With more cores than branches some would
+    Its default is two operations at a time, each shared out to both cores: four threads that wait for each other.
+    Training steps are 9 to 17 % faster so (docs/engines.md). With more cores than branches some would
     be idle; there the default stays, as it does where TensorFlow has started already or was told otherwise
     (`TF_NUM_INTRAOP_THREADS` in the environment, or `tf.config.threading`).
     """
