@@ -25,6 +25,8 @@ FEW = 8  # channels: a picture's 3, a score's 1
 _FEW_FROM = 2**18  # values of the map of many channels
 _MANY = 128  # channels, and filters
 _MANY_FROM = {2: 4096, 3: 1024, 4: 512}  # pixels of the result, by taps of the kernel
+_STRIDED = 48  # channels, and filters
+_STRIDED_FROM = 2**19  # values of the result
 
 
 def chosen(images: tuple, kernel: tuple, strides: int) -> Form | None:
@@ -39,10 +41,12 @@ def chosen(images: tuple, kernel: tuple, strides: int) -> Form | None:
     batch, height, width, channels = images
     taps, _, _, filters = kernel
     if strides == 2:
-        if taps % 2 or height % 2 or width % 2:
-            return None
-        blocks = (batch, height // 2, width // 2, 4 * channels)
-        return halving if chosen(blocks, (taps // 2, taps // 2, 4 * channels, filters), 1) is of_many else None
+        if not (taps % 2 or height % 2 or width % 2):
+            blocks = (batch, height // 2, width // 2, 4 * channels)
+            if chosen(blocks, (taps // 2, taps // 2, 4 * channels, filters), 1) is of_many:
+                return halving
+        values = batch * (height // 2) * (width // 2) * filters
+        return strided if min(channels, filters) >= _STRIDED and values >= _STRIDED_FROM else None
     if min(channels, filters) <= FEW:
         return of_few if batch * height * width * max(channels, filters) >= _FEW_FROM else None
     pixels = batch * (height - taps + 1) * (width - taps + 1)
@@ -57,6 +61,11 @@ def halving(images: Tensor, kernel: Tensor) -> Tensor:
     half = taps // 2
     kernel = tf.transpose(tf.reshape(kernel, (half, 2, half, 2, channels, filters)), (0, 2, 1, 3, 4, 5))
     return of_many(tf.nn.space_to_depth(images, 2), tf.reshape(kernel, (half, half, 4 * channels, filters)))
+
+
+def strided(images: Tensor, kernel: Tensor) -> Tensor:
+    """Stride 2 by TensorFlow's own kernels, but for the gradient by the kernel."""
+    return _strided_of_size(kernel.shape[0], images.shape[1], images.shape[2])(images, kernel)
 
 
 def computed(form: Form, images: Tensor, kernel: Any) -> Tensor:
@@ -78,6 +87,52 @@ def of_many(images: Tensor, kernel: Tensor) -> Tensor:
     """By Winograd's transforms; kernels of 2x2 to 4x4."""
     batch, height, width, _ = images.shape
     return of_many_of_shape(winograd.Tiling(batch, height, width, kernel.shape[0]))(images, kernel)
+
+
+@functools.cache
+def _strided_of_size(taps: int, height: int, width: int) -> Form:
+    """`strided` for kernels of `taps` rows and columns, and images of a given size."""
+
+    def convolved(images: Tensor, kernel: Tensor) -> Tensor:
+        return tf.nn.conv2d(images, kernel, 2, "VALID")
+
+    def by_images(upstream: Tensor, kernel: Tensor) -> Tensor:
+        shape = (upstream.shape[0], height, width, kernel.shape[2])
+        return tf.nn.conv2d_transpose(upstream, kernel, shape, 2, "VALID")
+
+    return _with_gradients(convolved, by_images, functools.partial(_strided_by_kernel, taps))
+
+
+def _strided_by_kernel(taps: int, images: Tensor, upstream: Tensor) -> Tensor:
+    """One product of matrices for each row of the kernel: what it meets in the images by what comes from above."""
+    down, across, filters = upstream.shape[1:]
+    upstream = tf.reshape(tf.transpose(upstream, (1, 0, 2, 3)), (-1, filters))
+    of_parity = _met(images, taps, (down, across))
+    products = []
+    for i in range(taps):
+        met = of_parity[i % 2][i // 2 : i // 2 + down]
+        products.append(tf.matmul(tf.reshape(met, (upstream.shape[0], -1)), upstream, transpose_a=True))
+    return tf.reshape(tf.stack(products), (taps, taps, -1, filters))
+
+
+@compiled
+def _met(images: Tensor, taps: int, sides: tuple[int, int]) -> list[Tensor]:
+    """What a kernel's rows meet with stride 2, in the images' even rows and in the odd ones.
+
+    Args:
+        images: [b, h, w, c].
+        sides: rows and columns of the result.
+
+    Returns:
+        [rows, b, sides[1], taps * c], twice; row i of the kernel meets sides[0] rows of one, from i // 2 on.
+    """
+    down, across = sides
+    images = tf.transpose(images, (1, 0, 2, 3))
+    found = []
+    for parity in range(2):
+        rows = images[parity : parity + 2 * (down + (taps - 1 - parity) // 2) - 1 : 2]
+        found.append(tf.concat([rows[:, :, i : i + 2 * across - 1 : 2] for i in range(taps)], 3))
+    return found
 
 
 def _with_gradients(forward: Callable, by_images: Callable, by_kernel: Callable) -> Callable:
