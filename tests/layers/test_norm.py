@@ -431,6 +431,19 @@ def test_flat_maps_are_zero_where_xla_compiles(kind, value):
     )
 
 
+@pytest.mark.parametrize("kind", NORMS)
+def test_images_of_bfloat16_where_xla_compiles(kind):
+    """Their norm is that of the same values in float64: exact zeros for flat maps, small deviations kept."""
+    random = np.random.RandomState(0).standard_normal((1, 256, 256, 4))
+    for values in (random, 100 + random, np.full_like(random, -300)):
+        images = tf.cast(values, tf.bfloat16)
+        with target.compiling_for("cpu"):
+            normal = NORMS[kind](images)
+        expected = written_out(tf.cast(images, tf.float64), kind)
+        assert np.any(expected) or not np.any(normal)
+        np.testing.assert_allclose(tf.cast(normal, tf.float64), expected, rtol=2**-8, atol=1e-4)
+
+
 def test_which_norms_xla_compiles():
     def compiled(shape, dtype, kind):
         with target.compiling_for(kind):
@@ -440,5 +453,6 @@ def test_which_norms_xla_compiles():
     assert compiled((1, 64, 64, 64), "float32", "cpu")
     assert not compiled((1, 64, 64, 32), "float32", "cpu")
     assert not compiled((None, 64, 64, 64), "float32", "cpu")
-    assert not compiled((1, 64, 64, 64), "bfloat16", "cpu")
+    assert compiled((1, 64, 64, 64), "bfloat16", "cpu")
+    assert not compiled((1, 64, 64, 64), "float64", "cpu")
     assert not compiled((1, 64, 64, 64), "float32", "xla cpu")

@@ -13,7 +13,7 @@ from tfaclgan.layers import target
 from tfaclgan.layers.convolution import Conv2D, convolution
 from tfaclgan.layers.padding import edge_pad, reflect_pad
 from tfaclgan.layers.picture import HeadConv2D, StemConv2D
-from tfaclgan.layers.tensorflow_cpu import winograd
+from tfaclgan.layers.tensorflow_cpu import processor, winograd
 from tfaclgan.layers.tensorflow_cpu.convolution import chosen, halving, of_few, of_many, of_many_of_shape, strided
 from tfaclgan.layers.tensorflow_cpu.padding import mirroring
 
@@ -161,14 +161,51 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_take_them_in_float32_on_tensorflows_cpu_only(name):
+def test_layers_take_them_on_tensorflows_cpu_only(name, monkeypatch):
     make, images = LAYERS[name]
     slow = {"Conv2DBackpropFilter"} if name == "strided" else {"Conv2DBackpropFilter", "Conv2DBackpropInput"}
     _, everything = operations(make(), images, "cpu")
     assert not slow & everything
     for kind in ("xla cpu", "gpu", "tpu"):
         assert "Conv2DBackpropFilter" in operations(make(), images, kind)[1]
-    assert "Conv2DBackpropFilter" in operations(make(dtype="bfloat16"), images, "cpu")[1]
+    for matrices_of_bfloat16 in (False, True):
+        monkeypatch.setattr(processor, "has", {"amx_bf16": matrices_of_bfloat16}.get)
+        taken = name == "many" and not matrices_of_bfloat16
+        found = operations(make(dtype="bfloat16"), images, "cpu")[1]
+        assert ("Conv2DBackpropFilter" not in found) == taken
+
+
+def test_images_of_bfloat16_are_convolved_in_float32_and_the_result_rounded(monkeypatch):
+    monkeypatch.setattr(processor, "has", lambda feature: False)
+    images, kernel = (
+        tf.cast(tf.random.stateless_normal(shape, (0, 0)), tf.bfloat16)
+        for shape in ((1, 34, 34, 128), (3, 3, 128, 128))
+    )
+    exact = tf.nn.conv2d(tf.cast(images, tf.float64), tf.cast(kernel, tf.float64), 1, "VALID")
+    with target.compiling_for("cpu"):
+        found = convolution(images, kernel)
+    assert found.dtype == tf.bfloat16
+    error = np.abs(tf.cast(found, tf.float64) - exact)
+    assert np.all(error < 2**-8 * np.abs(exact) + 1e-5 * np.std(exact))  # to the nearest
+
+
+def test_what_the_processor_has_is_what_linux_says(monkeypatch, tmp_path):
+    def has(feature, text):
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(processor, "_DESCRIPTION", str(tmp_path / "cpuinfo"))
+        processor._features.cache_clear()
+        return processor.has(feature)
+
+    try:
+        assert has("amx_bf16", "processor\t: 0\nmodel name\t: X\nflags\t\t: fpu amx_bf16 avx\n\nflags\t\t: fpu\n")
+        assert not has("amx_bf16", "flags\t\t: fpu avx512_bf16\n")
+        assert has("bf16", "processor : 0\nFeatures\t: fp asimd bf16\n")  # Arm
+        assert not has("amx_bf16", "something else")
+        monkeypatch.setattr(processor, "_DESCRIPTION", str(tmp_path / "none"))
+        processor._features.cache_clear()
+        assert not processor.has("amx_bf16")
+    finally:
+        processor._features.cache_clear()
 
 
 def test_a_step_keeps_no_gradient_of_its_own(monkeypatch, request):
@@ -258,7 +295,8 @@ def test_mirrored_borders(before, after, skipped, sides, axes):
     "kind, shape, dtype, taken",
     [
         ("cpu", (1, 64, 64, 64), "float32", True),
-        ("cpu", (1, 64, 64, 64), "bfloat16", False),
+        ("cpu", (1, 64, 64, 64), "bfloat16", True),
+        ("cpu", (1, 64, 64, 64), "float64", False),
         ("cpu", (1, 64, 64, 16), "float32", False),
         ("cpu", (None, 64, 64, 64), "float32", False),
         ("cpu", (1, 5, 512, 128), "float32", False),  # the borders of a side meet

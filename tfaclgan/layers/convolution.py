@@ -34,12 +34,14 @@ def convolution(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor:
 def quicker(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor | None:
     """`convolution` in another way than the framework's own, where one is known to be quicker.
 
-    That is in a training step for TensorFlow's CPU, in float32, for maps of enough values
-    (layers/tensorflow_cpu/convolution.py). None: the framework's own is to be used.
+    That is in a training step for TensorFlow's CPU, for maps of enough values (layers/tensorflow_cpu/convolution.py).
+    Images of bfloat16 are convolved in float32 there, unless the processor multiplies matrices of bfloat16, and the
+    result rounded. None: the framework's own is to be used.
     """
-    if not target.on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    if not target.on_tensorflow_cpu() or dtype not in ("float32", "bfloat16"):
         return None
     from tfaclgan.layers.tensorflow_cpu import convolution as on_cpu
 
-    form = on_cpu.chosen(tuple(images.shape), tuple(kernel.shape), strides)
+    form = on_cpu.chosen(tuple(images.shape), tuple(kernel.shape), strides, dtype)
     return None if form is None else on_cpu.computed(form, images, kernel)

@@ -140,7 +140,7 @@ def _normalise(images: Tensor, axes: tuple[int, ...], scale_of: Callable[..., tu
     if target.compiles_passes(images):
         from tfaclgan.layers.tensorflow_cpu.norm import normalising
 
-        return normalising(axes, scale_of)(images)
+        return normalising(axes, scale_of)(full_precision(images))
 
     def parts(images: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = _moments_of_half(images, full, axes) if is_half(images) else _moments(full, axes)

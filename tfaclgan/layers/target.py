@@ -57,9 +57,9 @@ def on_tensorflow_cpu() -> bool | None:
 def compiles_passes(images: Any) -> bool:
     """Whether XLA is to compile what only passes over `images`, [b, h, w, c], here: norms, borders.
 
-    In a training step for TensorFlow's CPU, in float32, for maps large enough to be quicker (docs/engines.md).
+    In a training step for TensorFlow's CPU, for maps large enough to be quicker (docs/engines.md).
     """
-    if not on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) != "float32":
+    if not on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) not in ("float32", "bfloat16"):
         return False
     return None not in images.shape and math.prod(images.shape[1:]) >= _LARGE
 

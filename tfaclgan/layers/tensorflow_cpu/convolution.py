@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfaclgan.layers.tensorflow_cpu import winograd
+from tfaclgan.layers.tensorflow_cpu import processor, winograd
 from tfaclgan.layers.tensorflow_cpu.functions import compiled, in_its_own_graph
 
 Tensor = Any
@@ -29,13 +29,16 @@ _STRIDED = 48  # channels, and filters
 _STRIDED_FROM = 2**19  # values of the result
 
 
-def chosen(images: tuple, kernel: tuple, strides: int) -> Form | None:
+def chosen(images: tuple, kernel: tuple, strides: int, dtype: str = "float32") -> Form | None:
     """The form that is quicker than TensorFlow's own for arguments of these shapes; None: there is none.
 
     Args:
         images: [b, h, w, c], of which some may be None.
         kernel: [rows, columns, c, filters].
+        dtype: "float32" or "bfloat16", of the images.
     """
+    if dtype == "bfloat16":
+        return of_many if not processor.has("amx_bf16") and chosen(images, kernel, strides) is of_many else None
     if None in images or kernel[0] != kernel[1] or kernel[0] == 1:
         return None
     batch, height, width, channels = images
@@ -69,8 +72,9 @@ def strided(images: Tensor, kernel: Tensor) -> Tensor:
 
 
 def computed(form: Form, images: Tensor, kernel: Any) -> Tensor:
-    """By `form`; the kernel may be a variable of Keras."""
-    return form(tf.convert_to_tensor(images), tf.convert_to_tensor(kernel))
+    """By `form` in float32, rounded to the images' type; the kernel may be a variable of Keras."""
+    arrays = (tf.cast(tf.convert_to_tensor(array), tf.float32) for array in (images, kernel))
+    return tf.cast(form(*arrays), images.dtype)
 
 
 @functools.cache
