@@ -77,19 +77,26 @@ def operations(batch: int) -> Iterator[Operation]:
     from tfaclgan.layers import norm, padding, picture, resampling
     from tfaclgan.layers.convolution import convolution
 
-    def convolved(side: int, taps: int, channels: int, filters: int, strides: int = 1) -> Operation:
+    def convolved(
+        side: int, taps: int, channels: int, filters: int, strides: int = 1, dtype: str = "float32"
+    ) -> Operation:
         halving = f", stride {strides}" if strides > 1 else ""
+        half = f", {dtype}" if dtype != "float32" else ""
         return Operation(
-            f"{taps}x{taps} convolution, {channels} to {filters} channels, from {side}x{side}{halving}",
+            f"{taps}x{taps} convolution, {channels} to {filters} channels, from {side}x{side}{halving}{half}",
             lambda x, k: convolution(x, k, strides),
             ((batch, side, side, channels), (taps, taps, channels, filters)),
+            dtype,
         )
 
     yield convolved(66, 3, 256, 256)
+    yield convolved(66, 3, 256, 256, dtype="bfloat16")
     yield convolved(66, 3, 256, 512)
     yield convolved(130, 3, 128, 256)
     yield convolved(66, 2, 256, 512)
     yield convolved(34, 4, 256, 512)
+    yield convolved(257, 3, 64, 128, 2)
+    yield convolved(129, 3, 128, 256, 2)
     yield convolved(258, 4, 64, 128, 2)
     yield convolved(130, 4, 128, 256, 2)
     yield convolved(33, 4, 512, 1)
@@ -110,9 +117,10 @@ def operations(batch: int) -> Iterator[Operation]:
         shape = (batch, side, side, channels)
         yield Operation(name, lambda x: tf.nn.relu(tf.cast(norm.instance_norm(x), x.dtype)), (shape,), dtype)
 
-    for border, side, channels in ((1, 64, 256), (3, 256, 64), (1, 128, 128)):
-        name = f"mirrored border of {border}, {side}x{side}x{channels}"
-        yield Operation(name, lambda x, n=border: padding.reflect_pad(x, n), ((batch, side, side, channels),))
+    borders = ((1, 64, 256, "float32"), (3, 256, 64, "float32"), (1, 128, 128, "float32"), (3, 256, 64, "bfloat16"))
+    for border, side, channels, dtype in borders:
+        name = f"mirrored border of {border}, {side}x{side}x{channels}, {dtype}"
+        yield Operation(name, lambda x, n=border: padding.reflect_pad(x, n), ((batch, side, side, channels),), dtype)
 
 
 def milliseconds(operation: Operation, gradients: bool, rounds: int) -> tuple[float, float]:

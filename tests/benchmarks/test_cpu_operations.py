@@ -13,7 +13,7 @@ OPERATIONS = {operation.name: operation for operation in cpu_operations.operatio
 
 
 @pytest.mark.parametrize(
-    "name", ["from 34x34", "from 33x33", "transposed convolution, 128 to 64 channels", "64x64x256"]
+    "name", ["from 34x34", "from 33x33", "from 129x129", "transposed convolution, 128 to 64 channels", "64x64x256"]
 )
 def test_forms_agree(name):
     operation = next(operation for found, operation in OPERATIONS.items() if name in found)

@@ -20,7 +20,7 @@ from tfaclgan.layers.tensorflow_cpu.functions import compiled, in_its_own_graph
 Tensor = Any
 Form = Callable[[Tensor, Tensor], Tensor]
 
-# From where on the forms are quicker, measured on two cores with AVX2 (docs/engines.md).
+# From where on the forms are quicker, measured on two cores with AVX2, strided ones with AVX-512 (docs/engines.md).
 FEW = 8  # channels: a picture's 3, a score's 1
 _FEW_FROM = 2**18  # values of the map of many channels
 _MANY = 128  # channels, and filters
