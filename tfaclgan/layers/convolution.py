@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tfaclgan.layers import target
+from tfaclgan.layers.precision import is_half
 
 Tensor = Any
 
@@ -38,10 +39,9 @@ def quicker(images: Tensor, kernel: Tensor, strides: int = 1) -> Tensor | None:
     Images of bfloat16 are convolved in float32 there, unless the processor multiplies matrices of bfloat16, and the
     result rounded. None: the framework's own is to be used.
     """
-    dtype = keras.backend.standardize_dtype(images.dtype)
-    if not target.on_tensorflow_cpu() or dtype not in ("float32", "bfloat16"):
+    if not target.has_forms(images):
         return None
     from tfaclgan.layers.tensorflow_cpu import convolution as on_cpu
 
-    form = on_cpu.chosen(tuple(images.shape), tuple(kernel.shape), strides, dtype)
+    form = on_cpu.chosen(tuple(images.shape), tuple(kernel.shape), strides, is_half(images))
     return None if form is None else on_cpu.computed(form, images, kernel)

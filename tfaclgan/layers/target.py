@@ -54,14 +54,17 @@ def on_tensorflow_cpu() -> bool | None:
     return keras.backend.backend() == "tensorflow" and _compiled_for[-1] == "cpu"
 
 
+def has_forms(images: Any) -> bool:
+    """Whether layers/tensorflow_cpu/ may compute with `images` here: a step for TensorFlow's CPU, not in float64."""
+    return bool(on_tensorflow_cpu()) and keras.backend.standardize_dtype(images.dtype) in ("float32", "bfloat16")
+
+
 def compiles_passes(images: Any) -> bool:
     """Whether XLA is to compile what only passes over `images`, [b, h, w, c], here: norms, borders.
 
     In a training step for TensorFlow's CPU, for maps large enough to be quicker (docs/engines.md).
     """
-    if not on_tensorflow_cpu() or keras.backend.standardize_dtype(images.dtype) not in ("float32", "bfloat16"):
-        return False
-    return None not in images.shape and math.prod(images.shape[1:]) >= _LARGE
+    return has_forms(images) and None not in images.shape and math.prod(images.shape[1:]) >= _LARGE
 
 
 def _jax_device() -> str:

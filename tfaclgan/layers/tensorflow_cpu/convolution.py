@@ -26,18 +26,18 @@ _FEW_FROM = 2**18  # values of the map of many channels
 _MANY = 128  # channels, and filters
 _MANY_FROM = {2: 4096, 3: 1024, 4: 512}  # pixels of the result, by taps of the kernel
 _STRIDED = 48  # channels, and filters
-_STRIDED_FROM = 2**19  # values of the result
+_STRIDED_FROM = 2**19  # values of the result, as if nothing were lost at the border
 
 
-def chosen(images: tuple, kernel: tuple, strides: int, dtype: str = "float32") -> Form | None:
+def chosen(images: tuple, kernel: tuple, strides: int, half: bool = False) -> Form | None:
     """The form that is quicker than TensorFlow's own for arguments of these shapes; None: there is none.
 
     Args:
         images: [b, h, w, c], of which some may be None.
         kernel: [rows, columns, c, filters].
-        dtype: "float32" or "bfloat16", of the images.
+        half: whether the images are of bfloat16.
     """
-    if dtype == "bfloat16":
+    if half:
         return of_many if not processor.has("amx_bf16") and chosen(images, kernel, strides) is of_many else None
     if None in images or kernel[0] != kernel[1] or kernel[0] == 1:
         return None
